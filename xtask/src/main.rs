@@ -1,2 +1,62 @@
-//! x
-fn main() {}
+//! The commands of this repository, called as `cargo xtask COMMAND`.
+//!
+//! One file a command. Each has an `Args` for clap and a `run` that answers with an [`Outcome`].
+//! The exit code is 0 when the command did what it was asked, 1 when it failed, and 2 when it was
+//! called in a wrong way (clap's own code).
+#![expect(
+    clippy::print_stdout,
+    reason = "commands for people and scripts, which answer on stdout"
+)]
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod process;
+mod progress;
+mod repository;
+mod setup;
+
+/// Build, run and test svclb on this machine.
+///
+/// `cargo xtask run` shows svclb at work, `cargo xtask test` tests it; both first install what this
+/// machine lacks, and say so. Exit codes: 0 done, 1 failed, 2 wrong usage.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Xtask {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Setup(setup::Args),
+}
+
+/// How a command ended that came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It did what it was asked to do: exit code 0.
+    Done,
+    /// It ran, and what it looked at is not in order: exit code 1. It has said why.
+    Failed,
+}
+
+impl Command {
+    fn run(&self) -> anyhow::Result<Outcome> {
+        match self {
+            Self::Setup(args) => setup::run(args),
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    match Xtask::parse().command.run() {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Failed) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
