@@ -16,6 +16,7 @@ mod process;
 mod progress;
 mod repository;
 mod setup;
+mod test;
 
 /// Build, run and test svclb on this machine.
 ///
@@ -31,6 +32,7 @@ struct Xtask {
 #[derive(Subcommand)]
 enum Command {
     Setup(setup::Args),
+    Test(test::Args),
 }
 
 /// How a command ended that came to its end.
@@ -46,6 +48,7 @@ impl Command {
     fn run(&self) -> anyhow::Result<Outcome> {
         match self {
             Self::Setup(args) => setup::run(args),
+            Self::Test(args) => test::run(args),
         }
     }
 }

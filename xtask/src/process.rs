@@ -4,12 +4,19 @@ use std::{
     env,
     ffi::OsStr,
     fs::File,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 /// The program `name` as the shell would find it, or nothing.
 pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
@@ -42,10 +49,12 @@ pub(crate) fn answer(
 }
 
 /// Runs `command` to its end. What it prints on stdout and stderr goes in its order to the file `log`
-/// (which is extended) and line by line to `each`.
+/// (which is extended) and line by line to `each`. It and what it started are killed when it is silent
+/// for longer than `longest_silence`.
 pub(crate) fn follow(
     command: &mut Command,
     log: &Path,
+    longest_silence: Duration,
     mut each: impl FnMut(&str),
 ) -> Result<ExitStatus> {
     let shown = shown(command);
@@ -65,29 +74,111 @@ pub(crate) fn follow(
     // The command holds the writing ends; the reader sees the end only when they are gone.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = child.with_context(|| format!("starting `{shown}`"))?;
-    let mut reader = BufReader::new(reader);
-    let mut line = Vec::new();
-    while reader
-        .read_until(b'\n', &mut line)
-        .with_context(|| format!("reading from `{shown}`"))?
-        > 0
-    {
-        log_file
-            .write_all(&line)
-            .with_context(|| format!("writing {}", log.display()))?;
-        each(String::from_utf8_lossy(&line).trim_end());
-        line.clear();
+
+    let (sender, lines) = mpsc::channel();
+    let listener = thread::spawn(move || send_lines(reader, &sender));
+    let mut silent = false;
+    loop {
+        match lines.recv_timeout(longest_silence) {
+            Ok(line) => {
+                log_file
+                    .write_all(&line)
+                    .with_context(|| format!("writing {}", log.display()))?;
+                each(String::from_utf8_lossy(&line).trim_end());
+            }
+            Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                silent = true;
+                kill_tree(child.id());
+                break;
+            }
+        }
     }
-    child
+    let status = child
         .wait()
-        .with_context(|| format!("waiting for `{shown}`"))
+        .with_context(|| format!("waiting for `{shown}`"))?;
+    if silent {
+        bail!(
+            "`{shown}` printed nothing for {} s and was killed; its output: {}",
+            longest_silence.as_secs(),
+            log.display()
+        );
+    }
+    if listener.join().is_err() {
+        bail!("the thread that reads from `{shown}` panicked");
+    }
+    Ok(status)
+}
+
+/// Sends each line of `reader`, with its end of line, until the end of either side.
+fn send_lines(reader: impl Read, sender: &mpsc::Sender<Vec<u8>>) {
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = Vec::new();
+        match reader.read_until(b'\n', &mut line) {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Kills the process `id` and all that descend from it, children first.
+fn kill_tree(id: u32) {
+    let children = std::fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .filter(|child| parent(*child) == Some(id));
+    for child in children {
+        kill_tree(child);
+    }
+    if let Ok(id) = i32::try_from(id)
+        && let Err(error) = kill(Pid::from_raw(id), Signal::SIGKILL)
+    {
+        eprintln!("process {id} could not be killed: {error}");
+    }
+}
+
+/// The parent of the process `id`.
+fn parent(id: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok()
+}
+
+/// The capabilities that loading programs and making namespaces takes and this process lacks.
+pub(crate) fn lacking_capabilities() -> Vec<&'static str> {
+    const NEEDED: [(u32, &str); 3] = [
+        (12, "CAP_NET_ADMIN"),
+        (21, "CAP_SYS_ADMIN"),
+        (39, "CAP_BPF"),
+    ];
+    let held = std::fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status
+                .lines()
+                .find_map(|line| line.strip_prefix("CapEff:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .unwrap_or(0);
+    NEEDED
+        .into_iter()
+        .filter(|(bit, _)| held & (1 << bit) == 0)
+        .map(|(_, name)| name)
+        .collect()
 }
 
 /// Runs `command` as [`follow`] does, and makes a failure an error that shows the end of its output.
 pub(crate) fn run(command: &mut Command, log: &Path, mut each: impl FnMut(&str)) -> Result<()> {
     const SHOWN_LINES: usize = 40;
+    const LONGEST_SILENCE: Duration = Duration::from_secs(15 * 60);
     let mut last = std::collections::VecDeque::new();
-    let status = follow(command, log, |line| {
+    let status = follow(command, log, LONGEST_SILENCE, |line| {
         if last.len() == SHOWN_LINES {
             last.pop_front();
         }
