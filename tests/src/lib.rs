@@ -1,1 +1,3 @@
-//! x
+//! The worlds in which svclb is tested.
+
+pub mod net;

@@ -1,0 +1,156 @@
+//! What runs inside pods: a server that answers HTTP and UDP with its name and the client that it sees.
+//!
+//! An answer is one JSON line, see [`Answer`]. The sockets are made inside the pod's namespace, bound to
+//! each of the pod's addresses, so that an answer has the source that was asked.
+
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::{Context, Result};
+use http_body_util::Full;
+use hyper::{
+    Request, Response, body::Bytes, body::Incoming, server::conn::http1, service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use serde::{Deserialize, Serialize};
+use tokio::{
+    net::{TcpListener, TcpSocket, UdpSocket},
+    task::JoinSet,
+};
+
+use super::netns::Netns;
+
+/// What a pod answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The pod that answers.
+    pub pod: String,
+    /// The client as the pod sees it.
+    pub client: SocketAddr,
+    /// The pod's own address and port in this exchange.
+    pub local: SocketAddr,
+    /// What was asked: the path of an HTTP request, the text of a datagram. So a late answer is known.
+    #[serde(default)]
+    pub asked: String,
+}
+
+impl Answer {
+    fn line(&self) -> String {
+        let mut line = serde_json::to_string(self).expect("an answer has no keys that JSON lacks");
+        line.push('\n');
+        line
+    }
+}
+
+/// Connections that may wait for being accepted: a full queue would look like a loss in the network.
+const BACKLOG: u32 = 4096;
+
+/// How much a pod has answered.
+#[derive(Debug, Default)]
+struct Served {
+    http: AtomicU64,
+    udp: AtomicU64,
+}
+
+/// A running server. Dropping it closes its sockets and breaks the connections that are open.
+#[derive(Debug)]
+pub struct Answerer {
+    served: Arc<Served>,
+    _tasks: JoinSet<()>,
+}
+
+impl Answerer {
+    /// Binds every port on every address, TCP and UDP, inside `netns`, and answers as `pod`. Must be called
+    /// within a tokio runtime. A port that is taken is an error.
+    pub fn start(netns: &Netns, pod: &str, addresses: &[IpAddr], ports: &[u16]) -> Result<Self> {
+        let served = Arc::new(Served::default());
+        let mut tasks = JoinSet::new();
+        for address in addresses {
+            for port in ports {
+                let at = SocketAddr::new(*address, *port);
+                let (listener, socket) = netns
+                    .enter(|| -> std::io::Result<_> {
+                        let listener = if at.is_ipv4() {
+                            TcpSocket::new_v4()
+                        } else {
+                            TcpSocket::new_v6()
+                        }?;
+                        listener.set_reuseaddr(true)?;
+                        listener.bind(at)?;
+                        let socket = std::net::UdpSocket::bind(at)?;
+                        socket.set_nonblocking(true)?;
+                        Ok((listener.listen(BACKLOG)?, UdpSocket::from_std(socket)?))
+                    })
+                    .with_context(|| format!("bind {at} in pod {pod}"))?;
+                tasks.spawn(answer_http(listener, pod.to_owned(), Arc::clone(&served)));
+                tasks.spawn(answer_udp(socket, at, pod.to_owned(), Arc::clone(&served)));
+            }
+        }
+        Ok(Self {
+            served,
+            _tasks: tasks,
+        })
+    }
+
+    /// The HTTP requests answered so far.
+    pub fn http_requests(&self) -> u64 {
+        self.served.http.load(Ordering::Relaxed)
+    }
+
+    /// The datagrams answered so far.
+    pub fn datagrams(&self) -> u64 {
+        self.served.udp.load(Ordering::Relaxed)
+    }
+}
+
+/// Accepts until dropped; the connections belong to this task and end with it.
+async fn answer_http(listener: TcpListener, pod: String, served: Arc<Served>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                // An error here is a connection that was gone before it was taken.
+                let Ok((stream, client)) = accepted else { continue };
+                let Ok(local) = stream.local_addr() else { continue };
+                let (pod, served) = (pod.clone(), Arc::clone(&served));
+                let service = service_fn(move |request: Request<Incoming>| {
+                    served.http.fetch_add(1, Ordering::Relaxed);
+                    let asked = request.uri().path().to_owned();
+                    let answer = Answer { pod: pod.clone(), client, local, asked };
+                    async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answer.line())))) }
+                });
+                connections.spawn(async move {
+                    // The client sees what went wrong with its connection; there is nobody here to tell.
+                    drop(http1::Builder::new().serve_connection(TokioIo::new(stream), service).await);
+                });
+            }
+            Some(_ended) = connections.join_next() => {}
+        }
+    }
+}
+
+/// Answers every datagram to its sender.
+async fn answer_udp(socket: UdpSocket, local: SocketAddr, pod: String, served: Arc<Served>) {
+    let mut buffer = [0; 2048];
+    loop {
+        // Errors are the ICMP messages about earlier answers.
+        let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
+            continue;
+        };
+        served.udp.fetch_add(1, Ordering::Relaxed);
+        let asked = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+        let answer = Answer {
+            pod: pod.clone(),
+            client,
+            local,
+            asked,
+        };
+        drop(socket.send_to(answer.line().as_bytes(), client).await);
+    }
+}

@@ -1,0 +1,227 @@
+//! The topology: two nodes, a router, a client behind it, and a control plane if wanted.
+//!
+//! ```text
+//!   node1 192.0.2.11 ──┐ eth0                        ┌── outside client 198.51.100.10
+//!   node2 192.0.2.12 ──┤ bridge of the router (.1) ──┤
+//!   control plane .10 ─┘                             └   (.1)
+//! ```
+//! All of it has IPv6 as well, with the same last digits. Nodes and router check the reverse path
+//! strictly. The router knows the way to the pods, as a network without an overlay needs it.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+
+use super::{
+    address::{self, Pair, on_node_network, outside, pod_prefixes},
+    bpffs::Bpffs,
+    link::{BUSY_CLIENT, QUICK_IPV6, STRICT_ROUTER},
+    netns::Netns,
+    node::Node,
+};
+
+/// The numbers of the nodes.
+pub const NODES: [u8; 2] = [1, 2];
+
+/// Whether devices compute and check checksums.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Offload {
+    /// As veth does it: no checksum is ever computed or checked.
+    #[default]
+    On,
+    /// `ethtool -K .. tx off rx off` on the nodes' devices, the outside client, and inside every second
+    /// pod: so packets reach the hooks with the sum still to be computed and with the sum done, and every
+    /// sum is checked in the end.
+    Off,
+}
+
+/// How packets for pods travel between nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Underlay {
+    /// By routes to the other node's address.
+    #[default]
+    Direct,
+    /// Inside VXLAN, over a device `vxlan0` with an address of its own in the node's pod range.
+    Vxlan,
+}
+
+/// What kind of lab.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct LabOptions {
+    /// Checksum offload.
+    pub offload: Offload,
+    /// The way between nodes.
+    pub underlay: Underlay,
+    /// Whether there is a host for the control plane.
+    pub control_plane: bool,
+}
+
+/// A host that is no node: the outside client, the control plane.
+#[derive(Debug)]
+pub struct Host {
+    /// Its namespace.
+    pub netns: Netns,
+    /// Its addresses, on `eth0`.
+    pub address: Pair,
+}
+
+/// The namespaces of a small cluster, wired. Dropping it takes everything away.
+#[derive(Debug)]
+pub struct Lab {
+    nodes: Vec<Node>,
+    router: Netns,
+    client: Host,
+    control_plane: Option<Host>,
+    bpffs: Bpffs,
+    options: LabOptions,
+}
+
+impl Lab {
+    /// Builds the topology. Needs root, iproute2, and ethtool when offload is off.
+    pub fn new(options: LabOptions) -> Result<Self> {
+        let router = Netns::new("router")?;
+        router.sysctls(QUICK_IPV6)?;
+        router.sysctls(STRICT_ROUTER)?;
+        router.ip(&format!(
+            "link add nodes type bridge\n\
+             link set nodes up\n\
+             {}",
+            addresses("nodes", on_node_network(1))
+        ))?;
+        let nodes = NODES
+            .iter()
+            .map(|&number| {
+                let netns = wire(&router, Place::Node(number), options.offload)?;
+                Node::new(number, netns, options)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let client = Host {
+            netns: wire(&router, Place::Outside, options.offload)?,
+            address: outside(10),
+        };
+        client.netns.sysctls(BUSY_CLIENT)?;
+        let control_plane = if options.control_plane {
+            let netns = wire(&router, Place::ControlPlane, options.offload)?;
+            Some(Host {
+                netns,
+                address: on_node_network(10),
+            })
+        } else {
+            None
+        };
+        let mut ways = String::new();
+        for node in &nodes {
+            for (prefix, via) in pod_prefixes(node.number())
+                .iter()
+                .zip(node.address().both())
+            {
+                writeln!(ways, "route add {prefix} via {via}")?;
+            }
+        }
+        router.ip(&ways)?;
+        Ok(Self {
+            nodes,
+            router,
+            client,
+            control_plane,
+            bpffs: Bpffs::new()?,
+            options,
+        })
+    }
+
+    /// The node with this number.
+    ///
+    /// # Panics
+    /// When there is none: numbers are those of [`NODES`].
+    #[track_caller]
+    pub fn node(&self, number: u8) -> &Node {
+        self.nodes
+            .iter()
+            .find(|node| node.number() == number)
+            .expect("a node has this number")
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The client outside the cluster.
+    pub fn client(&self) -> &Host {
+        &self.client
+    }
+
+    /// The host of the control plane, where [`LabOptions::control_plane`] asked for one.
+    pub fn control_plane(&self) -> Option<&Host> {
+        self.control_plane.as_ref()
+    }
+
+    /// The router between nodes and outside.
+    pub fn router(&self) -> &Netns {
+        &self.router
+    }
+
+    /// The BPF file system of this lab's agents.
+    pub fn bpffs(&self) -> &Bpffs {
+        &self.bpffs
+    }
+
+    /// What it was built with.
+    pub fn options(&self) -> LabOptions {
+        self.options
+    }
+}
+
+/// Where a host is wired to the router.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Node(u8),
+    ControlPlane,
+    Outside,
+}
+
+/// Makes a host's namespace with `eth0`, its addresses and default routes, and the router's end of it.
+fn wire(router: &Netns, place: Place, offload: Offload) -> Result<Netns> {
+    let (label, port) = match place {
+        Place::Node(number) => (format!("node{number}"), format!("node{number}")),
+        Place::ControlPlane => ("control plane".to_owned(), "control".to_owned()),
+        Place::Outside => ("outside client".to_owned(), "outside".to_owned()),
+    };
+    let (own, gateway) = match place {
+        Place::Node(number) => (on_node_network(10 + number), on_node_network(1)),
+        Place::ControlPlane => (on_node_network(10), on_node_network(1)),
+        Place::Outside => (outside(10), outside(1)),
+    };
+    let netns = Netns::new(&label)?;
+    netns.sysctls(QUICK_IPV6)?;
+    if matches!(place, Place::Node(_)) {
+        netns.sysctls(STRICT_ROUTER)?;
+    }
+    router.ip(&format!(
+        "link add {port} type veth peer name eth0 netns {}\n{}link set {port} up\n",
+        netns.path(),
+        match place {
+            Place::Outside => addresses(&port, gateway),
+            Place::Node(_) | Place::ControlPlane => format!("link set {port} master nodes\n"),
+        }
+    ))?;
+    netns.ip(&format!(
+        "link set eth0 up\n{}route add default via {}\nroute add default via {}\n",
+        addresses("eth0", own),
+        gateway.v4,
+        gateway.v6
+    ))?;
+    if offload == Offload::Off {
+        netns.checksum_offload_off("eth0")?;
+        router.checksum_offload_off(&port)?;
+    }
+    Ok(netns)
+}
+
+/// The lines that give a device its addresses in the two networks of hosts.
+fn addresses(device: &str, pair: address::Pair) -> String {
+    format!(
+        "address add {}/24 dev {device}\naddress add {}/64 dev {device} nodad\n",
+        pair.v4, pair.v6
+    )
+}

@@ -1,0 +1,112 @@
+//! Links, addresses, routes and switches of a namespace.
+//!
+//! All of it goes through `ip -batch`: one process for a whole list of lines that read as an administrator
+//! would type them. Switches (sysctls) are files that the thread writes from inside.
+
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::netns::Netns;
+
+impl Netns {
+    /// Gives the lines to `ip -batch`. The first line that fails ends it and is named in the error.
+    pub fn ip(&self, lines: &str) -> Result<()> {
+        let mut command = self.command("ip");
+        command.args(["-batch", "-"]);
+        let output = feed(&mut command, lines).with_context(|| {
+            format!(
+                "run `ip -batch` in {} (Debian: apt-get install iproute2)",
+                self.label()
+            )
+        })?;
+        if output.is_empty() {
+            return Ok(());
+        }
+        bail!(
+            "`ip -batch` in {}: {output}\nlines were:\n{lines}",
+            self.label()
+        )
+    }
+
+    /// Writes switches below `/proc/sys/net`, given as (`ipv4/ip_forward`, `1`).
+    pub fn sysctls(&self, switches: &[(&str, &str)]) -> Result<()> {
+        self.enter(|| {
+            for (name, value) in switches {
+                fs::write(format!("/proc/sys/net/{name}"), value)
+                    .with_context(|| format!("write {value} to net/{name} in {}", self.label()))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Turns checksum offload of a device off: the sender then computes every checksum, and the receiver
+    /// checks it. With offload on, veth passes packets with any checksum, so wrong code looks right.
+    pub fn checksum_offload_off(&self, device: &str) -> Result<()> {
+        let output = self
+            .command("ethtool")
+            .args(["-K", device, "tx", "off", "rx", "off"])
+            .output()
+            .context("run ethtool (Debian: apt-get install ethtool)")?;
+        ensure!(
+            output.status.success(),
+            "ethtool -K {device} tx off rx off in {}: {}",
+            self.label(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(())
+    }
+}
+
+/// Runs a command with `input` as its standard input and gives its complaints, empty when it succeeded.
+pub(super) fn feed(command: &mut Command, input: &str) -> Result<String> {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    child
+        .stdin
+        .take()
+        .context("no standard input")?
+        .write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    Ok(match (output.status.success(), complaint.is_empty()) {
+        (true, _) => String::new(),
+        (false, false) => complaint,
+        (false, true) => output.status.to_string(),
+    })
+}
+
+/// Switches of every namespace of the lab: IPv6 addresses are usable at once, without the second that
+/// duplicate address detection takes.
+pub(super) const QUICK_IPV6: &[(&str, &str)] = &[
+    ("ipv6/conf/all/accept_dad", "0"),
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/all/accept_ra", "0"),
+    ("ipv6/conf/default/accept_ra", "0"),
+];
+
+/// Switches of a namespace that forwards: strict reverse path check on all devices, those to come
+/// included, and no ICMP redirects.
+pub(super) const STRICT_ROUTER: &[(&str, &str)] = &[
+    ("ipv4/ip_forward", "1"),
+    ("ipv6/conf/all/forwarding", "1"),
+    ("ipv6/conf/default/forwarding", "1"),
+    ("ipv4/conf/all/rp_filter", "1"),
+    ("ipv4/conf/default/rp_filter", "1"),
+    ("ipv4/conf/all/send_redirects", "0"),
+    ("ipv4/conf/default/send_redirects", "0"),
+];
+
+/// Switches of a namespace from which many connections are made: all ports, and those in TIME-WAIT again
+/// after a second.
+pub(super) const BUSY_CLIENT: &[(&str, &str)] = &[
+    ("ipv4/ip_local_port_range", "1024 65535"),
+    ("ipv4/tcp_tw_reuse", "1"),
+];

@@ -1,0 +1,132 @@
+//! The lab itself, without an agent: what the other network tests stand on.
+#![cfg(feature = "kernel")]
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Result;
+use svclb_tests::net::{
+    Client, FailureKind, Lab, LabOptions, Offload, PodNetwork, Policy, SourcePort, Underlay,
+};
+
+const DEADLINE: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_reach_each_other_in_every_kind_of_lab() -> Result<()> {
+    for underlay in [Underlay::Direct, Underlay::Vxlan] {
+        for offload in [Offload::On, Offload::Off] {
+            let lab = Lab::new(LabOptions {
+                underlay,
+                offload,
+                control_plane: true,
+            })?;
+            for network in [PodNetwork::Routed, PodNetwork::Bridged] {
+                let client = lab.node(1).pod("client", network)?;
+                for node in lab.nodes() {
+                    let server = node.pod("server", network)?;
+                    let _answerer = server.answer(&[80])?;
+                    for (netns, own) in [
+                        (client.netns(), client.address()),
+                        (&lab.client().netns, lab.client().address),
+                    ] {
+                        let asker = Client::new(netns, DEADLINE);
+                        for address in server.address().both() {
+                            let to = SocketAddr::new(address, 80);
+                            let place = format!(
+                                "{underlay:?} {offload:?} {network:?} {} -> {to}",
+                                netns.label()
+                            );
+                            if underlay == Underlay::Vxlan
+                                && netns.label() == "outside client"
+                                && node.number() == 2
+                            {
+                                continue;
+                            }
+                            let reply = asker.http(to).await.expect(&place);
+                            assert_eq!(reply.answer.pod, "server", "{place}");
+                            assert_eq!(reply.answer.client.ip(), own.of_family(address), "{place}");
+                            let reply = asker.udp(to).await.expect(&place);
+                            assert_eq!(reply.answer.client.ip(), own.of_family(address), "{place}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_lets_only_its_clients_in() -> Result<()> {
+    let lab = Lab::new(LabOptions::default())?;
+    let node = lab.node(1);
+    let (friend, stranger) = (
+        node.pod("friend", PodNetwork::Routed)?,
+        node.pod("stranger", PodNetwork::Routed)?,
+    );
+    let server = node.pod("server", PodNetwork::Routed)?;
+    let _answerer = server.answer(&[80, 81])?;
+    node.enforce(&Policy {
+        clients: friend.address().both().into(),
+        backends: server.address().both().into(),
+        ports: vec![80],
+    })?;
+    let brief = Duration::from_millis(300);
+    for address in server.address().both() {
+        let (open, shut) = (SocketAddr::new(address, 80), SocketAddr::new(address, 81));
+        let asker = Client::new(friend.netns(), DEADLINE);
+        asker.http(open).await.expect("the friend is let in");
+        asker.udp(open).await.expect("the friend is let in");
+        let asker = Client::new(stranger.netns(), brief);
+        let failure = asker
+            .http(open)
+            .await
+            .expect_err("the stranger is not let in");
+        assert_eq!(failure.kind, FailureKind::TimedOut);
+        assert_eq!(
+            asker.udp(open).await.expect_err("nor by UDP").kind,
+            FailureKind::TimedOut
+        );
+        let asker = Client::new(friend.netns(), brief);
+        assert_eq!(
+            asker
+                .http(shut)
+                .await
+                .expect_err("the port is not open")
+                .kind,
+            FailureKind::TimedOut
+        );
+    }
+    assert!(node.dropped_by_policy()? >= 6);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_and_source_ports_are_told_apart() -> Result<()> {
+    let lab = Lab::new(LabOptions::default())?;
+    let (client, server) = (
+        lab.node(1).pod("client", PodNetwork::Routed)?,
+        lab.node(2).pod("server", PodNetwork::Routed)?,
+    );
+    let answerer = server.answer(&[80])?;
+    let asker = Client::new(client.netns(), DEADLINE);
+    for address in server.address().both() {
+        let to = SocketAddr::new(address, 80);
+        let mut fixed = asker.datagrams(to, SourcePort::Fixed(5353)).await?;
+        assert_eq!(fixed.ask().await?.answer.client.port(), 5353);
+        assert_eq!(fixed.ask().await?.answer.client.port(), 5353);
+        let mut open = asker.connect(to).await?;
+        let first = open.ask().await?.answer.client;
+        assert_eq!(open.ask().await?.answer.client, first);
+        let nobody = SocketAddr::new(address, 9);
+        assert_eq!(
+            asker.http(nobody).await.expect_err("nobody listens").kind,
+            FailureKind::Refused
+        );
+        assert_eq!(
+            asker.udp(nobody).await.expect_err("nobody listens").kind,
+            FailureKind::Refused
+        );
+    }
+    assert_eq!((answerer.http_requests(), answerer.datagrams()), (4, 4));
+    Ok(())
+}
