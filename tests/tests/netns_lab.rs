@@ -5,7 +5,8 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 use svclb_tests::net::{
-    Client, FailureKind, Lab, LabOptions, Offload, PodNetwork, Policy, SourcePort, Underlay,
+    Client, FailureKind, Inventory, Lab, LabOptions, Load, LoadPlan, Offload, PodNetwork, Policy,
+    SourcePort, Underlay,
 };
 
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -128,5 +129,64 @@ async fn refusals_and_source_ports_are_told_apart() -> Result<()> {
         );
     }
     assert_eq!((answerer.http_requests(), answerer.datagrams()), (4, 4));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn load_is_accounted_for_exactly() -> Result<()> {
+    let lab = Lab::new(LabOptions::default())?;
+    let server = lab.node(2).pod("server", PodNetwork::Routed)?;
+    let answerer = server.answer(&[80])?;
+    let asker = Client::new(&lab.client().netns, DEADLINE);
+    let to = SocketAddr::new(server.address().v4.into(), 80);
+    let plan = LoadPlan {
+        new_per_second: 300,
+        open: 10,
+        pause: Duration::from_millis(20),
+    };
+    let load = Load::start(&asker, to, plan);
+    while load.so_far().answered < 300 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    drop(answerer);
+    while load.so_far().failed() < 50 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let report = load.stop().await;
+    assert_eq!(report.opened, 10, "{report}");
+    assert_eq!(report.broken, 10, "{report}");
+    assert_eq!(
+        report.started + report.broken,
+        report.answered + report.failed(),
+        "{report}"
+    );
+    assert!(
+        report
+            .failures
+            .get(&FailureKind::Refused)
+            .is_some_and(|refused| *refused >= 30),
+        "{report}"
+    );
+    Ok(())
+}
+
+#[test]
+fn a_lab_leaves_nothing_behind() -> Result<()> {
+    let before = Inventory::take();
+    let lab = Lab::new(LabOptions::default())?;
+    let pod = lab.node(1).pod("short-lived", PodNetwork::Bridged)?;
+    drop(pod);
+    let links = lab
+        .node(1)
+        .netns()
+        .command("ip")
+        .args(["-o", "link"])
+        .output()?;
+    assert!(
+        !String::from_utf8_lossy(&links.stdout).contains("pod"),
+        "the pod's device is gone with the pod"
+    );
+    drop(lab);
+    assert_eq!(before.left_since(), Vec::<std::path::PathBuf>::new());
     Ok(())
 }
