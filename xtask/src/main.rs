@@ -12,11 +12,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod ci;
 mod process;
 mod progress;
 mod repository;
 mod setup;
 mod test;
+mod tidy;
 
 /// Build, run and test svclb on this machine.
 ///
@@ -33,6 +35,8 @@ struct Xtask {
 enum Command {
     Setup(setup::Args),
     Test(test::Args),
+    Tidy(tidy::Args),
+    Ci(ci::Args),
 }
 
 /// How a command ended that came to its end.
@@ -49,6 +53,8 @@ impl Command {
         match self {
             Self::Setup(args) => setup::run(args),
             Self::Test(args) => test::run(args),
+            Self::Tidy(args) => tidy::run(args),
+            Self::Ci(args) => ci::run(args),
         }
     }
 }

@@ -176,7 +176,7 @@ pub(crate) fn lacking_capabilities() -> Vec<&'static str> {
 /// Runs `command` as [`follow`] does, and makes a failure an error that shows the end of its output.
 pub(crate) fn run(command: &mut Command, log: &Path, mut each: impl FnMut(&str)) -> Result<()> {
     const SHOWN_LINES: usize = 40;
-    const LONGEST_SILENCE: Duration = Duration::from_secs(15 * 60);
+    const LONGEST_SILENCE: Duration = Duration::from_mins(15);
     let mut last = std::collections::VecDeque::new();
     let status = follow(command, log, LONGEST_SILENCE, |line| {
         if last.len() == SHOWN_LINES {

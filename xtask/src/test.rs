@@ -34,7 +34,7 @@ mod rungs;
 /// host and in the kernel), script (objects in, tables out), verifier (every program loads, at which
 /// cost), netns (real traffic between network namespaces), cluster (a real Kubernetes control plane). All
 /// but unit need root. The last line is `N passed, N failed`.
-#[derive(clap::Args)]
+#[derive(Default, clap::Args)]
 pub(crate) struct Args {
     /// The rungs to run, in the order of the ladder; all of them if none is named.
     #[arg(value_enum)]
@@ -46,7 +46,7 @@ pub(crate) struct Args {
 
 /// How long tests may be silent before they count as hanging. The first cluster test may have to build
 /// Kubernetes, which takes a quarter of an hour.
-const LONGEST_SILENCE: Duration = Duration::from_secs(25 * 60);
+const LONGEST_SILENCE: Duration = Duration::from_mins(25);
 /// Features of svclb-tests for all rungs above unit.
 const FEATURES: &str = "svclb-tests/kernel,svclb-tests/cluster";
 /// How many of cargo's last lines are shown when it ended without a failed test.
