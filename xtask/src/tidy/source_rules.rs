@@ -47,6 +47,14 @@ const UNSAFE: &[(&str, &str)] = &[
         "svclb-userspace/src/bpf/pod.rs",
         "implements aya's Pod for one wrapper",
     ),
+    (
+        "tests/src/net/netns.rs",
+        "children enter a network namespace between fork and exec",
+    ),
+    (
+        "tests/src/net/bpffs.rs",
+        "children enter a mount namespace between fork and exec",
+    ),
     ("svclb-userspace/src/bpf/sys.rs", "bpf calls that aya lacks"),
 ];
 
