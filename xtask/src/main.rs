@@ -19,6 +19,7 @@ mod repository;
 mod setup;
 mod test;
 mod tidy;
+mod vm;
 
 /// Build, run and test svclb on this machine.
 ///
@@ -37,6 +38,7 @@ enum Command {
     Test(test::Args),
     Tidy(tidy::Args),
     Ci(ci::Args),
+    Vm(vm::Args),
 }
 
 /// How a command ended that came to its end.
@@ -55,6 +57,7 @@ impl Command {
             Self::Test(args) => test::run(args),
             Self::Tidy(args) => tidy::run(args),
             Self::Ci(args) => ci::run(args),
+            Self::Vm(args) => vm::run(args),
         }
     }
 }
