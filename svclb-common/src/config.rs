@@ -1,0 +1,155 @@
+//! CONFIG: what the agent may change while packets flow, and the sizes of the maps, which it may not.
+
+use crate::addr::{Addr4, Addr6, Address};
+use crate::conntrack::State;
+use crate::env::Tick;
+use zerocopy::{FromBytes, Immutable, KnownLayout};
+
+/// A prefix as network and mask, for comparing without a shift.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, FromBytes, Immutable, KnownLayout)]
+pub struct Prefix<A> {
+    /// Network address, bits outside the mask 0.
+    pub network: A,
+    /// Mask.
+    pub mask: A,
+}
+
+/// Prefixes of each family in `--cluster-cidr` that CONFIG has room for.
+pub const CLUSTER_CIDRS: usize = 4;
+
+/// Flags of [`Config::flags`].
+pub mod flag {
+    /// Masquerade every request to a cluster IP (kube-proxy's `masqueradeAll`).
+    pub const MASQUERADE_ALL: u32 = 1;
+    /// `--cluster-cidr` names IPv4 prefixes: sources inside are local, sources outside are
+    /// masqueraded when they use a cluster IP.
+    pub const CLUSTER_CIDRS4: u32 = 2;
+    /// The same for IPv6.
+    pub const CLUSTER_CIDRS6: u32 = 4;
+    /// The active half of the interest bitmaps is the second one.
+    pub const SECOND_HALF: u32 = 8;
+}
+
+/// The one value of CONFIG.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, Immutable, KnownLayout)]
+pub struct Config {
+    /// [`crate::schema::LAYOUT`].
+    pub layout: u32,
+    /// See [`flag`].
+    pub flags: u32,
+    /// Seed of every hash; pinned with the tables, as their content depends on it.
+    pub seed: u64,
+    /// Value of `tc_index` on packets that this agent's ingress has finished with. Never 0; random
+    /// per agent, as the field survives the way to another node's namespace on one machine.
+    pub mark: u16,
+    /// Always 0.
+    pub zero: u16,
+    /// Answers to refused packets per CPU and second.
+    pub refusals: u32,
+    /// Ticks in a second, rounded down; at least 1.
+    pub ticks_per_second: u32,
+    /// Always 0.
+    pub zero2: u32,
+    /// Number of buckets of FLOWS, less one, for IPv4 and IPv6; SPILL after each. Powers of two.
+    pub buckets: [[u32; 2]; 2],
+    /// Bits of one half of the interest bitmaps, less one, for IPv4 and IPv6: frontends, backends.
+    pub interest: [[u32; 2]; 2],
+    /// Timeouts in ticks, by [`State`].
+    pub timeouts: [u32; 16],
+    /// `--cluster-cidr` of IPv4; unused ones have mask and network that match nothing.
+    pub cluster_cidrs4: [Prefix<Addr4>; CLUSTER_CIDRS],
+    /// `--cluster-cidr` of IPv6.
+    pub cluster_cidrs6: [Prefix<Addr6>; CLUSTER_CIDRS],
+}
+
+impl Config {
+    /// A flag.
+    #[inline(always)]
+    pub const fn has(&self, flag: u32) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Timeout of a flow in `state`, in ticks.
+    #[inline(always)]
+    pub fn timeout(&self, state: State) -> u32 {
+        self.timeouts[(state.0 & 15) as usize]
+    }
+
+    /// Whether a flow in `state` that was last seen at `seen` is over.
+    #[inline(always)]
+    pub fn expired(&self, state: State, seen: u32, now: Tick) -> bool {
+        now.0.wrapping_sub(seen) > self.timeout(state)
+    }
+}
+
+/// Whether `--cluster-cidr` names prefixes of this family, and whether one of them holds `address`.
+#[inline(always)]
+pub fn in_cluster_cidrs<A: Address>(config: &Config, address: A) -> (bool, bool) {
+    // The family is a constant, so one of the branches is no code at all.
+    let (low, high) = address.words();
+    if A::IS_V6 {
+        let address = Addr6([low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32]);
+        (
+            config.has(flag::CLUSTER_CIDRS6),
+            config.cluster_cidrs6.iter().any(|prefix| address.within(prefix.network, prefix.mask)),
+        )
+    } else {
+        let address = Addr4(low as u32);
+        (
+            config.has(flag::CLUSTER_CIDRS4),
+            config.cluster_cidrs4.iter().any(|prefix| address.within(prefix.network, prefix.mask)),
+        )
+    }
+}
+
+/// Sizes of the maps, set when the object is loaded; powers of two where a hash picks the place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sizes {
+    /// 64-bit words of both halves of an interest bitmap of frontends.
+    pub interest_frontends: u32,
+    /// The same for backends.
+    pub interest_backends: u32,
+    /// Entries of SERVICES: frontends, node ports counted once for each node address.
+    pub frontends: u32,
+    /// Service numbers: Service ports.
+    pub services: u32,
+    /// Entries of SLOTS: both lists of every Service port, twice, as lists are replaced, not edited.
+    pub slots: u32,
+    /// Backend numbers: endpoints, counted once for each Service port.
+    pub backends: u32,
+    /// Buckets of FLOWS for each family; 8 flows each, to be filled to 40 %.
+    pub flow_buckets: u32,
+    /// Buckets of SPILL.
+    pub spill_buckets: u32,
+    /// Masqueraded flows.
+    pub masquerade: u32,
+    /// Clients with affinity.
+    pub affinity: u32,
+    /// Source ranges of all Services.
+    pub source_ranges: u32,
+}
+
+impl Sizes {
+    /// The value behind a name in [`crate::schema::Entries::Sized`].
+    ///
+    /// # Panics
+    /// On a name that is no field, which only a wrong `maps!` list can produce.
+    pub fn get(&self, name: &str) -> u32 {
+        match name {
+            "interest_frontends" => self.interest_frontends,
+            "interest_backends" => self.interest_backends,
+            "frontends" => self.frontends,
+            "services" => self.services,
+            "slots" => self.slots,
+            "backends" => self.backends,
+            "flow_buckets" => self.flow_buckets,
+            "spill_buckets" => self.spill_buckets,
+            "masquerade" => self.masquerade,
+            "affinity" => self.affinity,
+            "source_ranges" => self.source_ranges,
+            _ => panic!("no map size has this name"),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! The order of the stages, one function for each hook.
+//!
+//! Hooks at ingress change only the destination: a request's becomes a backend ([`request`]), the
+//! reply to a masqueraded request goes to its client ([`reply::ingress`]). Hooks at egress change only
+//! the source: a request that must be masqueraded gets an address of this node ([`masquerade`]), a
+//! reply gets the frontend it was sent to ([`reply::egress`]). Between the two the packet crosses the
+//! node's IP stack, so routing, reverse path filters, netfilter and connection tracking see client and
+//! backend, as they do under kube-proxy.
+//!
+//! ICMP errors quote a translated packet and are translated with it ([`icmp`]); packets that nobody
+//! serves are answered by [`refuse`].
+
+pub mod icmp;
+pub mod masquerade;
+pub mod refuse;
+pub mod reply;
+pub mod request;
+
+use self::refuse::Answer;
+use crate::addr::{Addr4, Addr6};
+use crate::env::{Env, Tables};
+use crate::interest;
+use crate::packet::Packet;
+use crate::parse::{self, Headers, Network};
+use crate::verdict::{Counter, DropReason, Verdict};
+use crate::wire::protocol;
+
+/// What a program knows of the device it is attached to; constant in each entry point.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attachment {
+    /// Packets start with an Ethernet header, not with the IP header.
+    pub ethernet: bool,
+    /// The device is stacked on another (bridge, VLAN, tunnel), so a packet may have passed a hook
+    /// already and carry this agent's mark.
+    pub stacked: bool,
+    /// The device is a port of a bridge: replies are lifted to the IP stack.
+    pub bridge_port: bool,
+}
+
+impl Attachment {
+    /// A bottom device with an Ethernet header.
+    pub const ETHERNET: Self = Self { ethernet: true, stacked: false, bridge_port: false };
+    /// A bottom device without a link-layer header.
+    pub const BARE_IP: Self = Self { ethernet: false, stacked: false, bridge_port: false };
+    /// A stacked device with an Ethernet header.
+    pub const STACKED: Self = Self { ethernet: true, stacked: true, bridge_port: false };
+    /// A stacked device without a link-layer header.
+    pub const STACKED_BARE_IP: Self = Self { ethernet: false, stacked: true, bridge_port: false };
+    /// A bridge port.
+    pub const BRIDGE_PORT: Self = Self { ethernet: true, stacked: false, bridge_port: true };
+}
+
+/// Passes a packet untouched and counts why.
+#[inline(always)]
+fn pass<E: Env>(env: &E, why: Counter) -> Verdict {
+    env.count(why);
+    Verdict::Pass
+}
+
+/// Drops a packet and counts why.
+#[inline(always)]
+fn drop<E: Env>(env: &E, reason: DropReason) -> Verdict {
+    // A reason's number is its counter's.
+    let counter = match reason {
+        DropReason::NoLocalEndpoint => Counter::NoLocalEndpoint,
+        DropReason::SourceRange => Counter::SourceRange,
+        DropReason::FlowTableFull => Counter::FlowTableFull,
+        DropReason::TupleTaken => Counter::TupleTaken,
+        DropReason::MasqueradeExhausted => Counter::MasqueradeExhausted,
+        DropReason::NoMasqueradeAddress => Counter::NoMasqueradeAddress,
+        DropReason::RefusalLimited => Counter::RefusalLimited,
+        DropReason::RefusalFailed => Counter::RefusalFailed,
+        DropReason::NotAnswered => Counter::NotAnswered,
+        DropReason::Inconsistent => Counter::Inconsistent,
+        DropReason::Unwritable => Counter::Unwritable,
+    };
+    env.count(counter);
+    Verdict::Drop(reason)
+}
+
+/// Ends a rewrite: counts it, or drops a packet that is now half translated.
+#[inline(always)]
+fn translated<E: Env>(env: &E, done: Option<()>, counter: Counter) -> Verdict {
+    match done {
+        Some(()) => {
+            env.count(counter);
+            Verdict::Translate
+        }
+        None => drop(env, DropReason::Unwritable),
+    }
+}
+
+#[inline(always)]
+fn network_layer<P: Packet>(packet: &P, attachment: Attachment) -> Result<(bool, usize), Counter> {
+    if attachment.ethernet { parse::link_layer(packet) } else { parse::bare_ip(packet) }
+}
+
+/// A packet enters the node.
+#[inline(always)]
+pub fn ingress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachment) -> Verdict {
+    if attachment.stacked && packet.mark() == env.config().mark {
+        return pass(env, Counter::Marked);
+    }
+    // The mark survives the way through a veth pair into another namespace.
+    packet.set_mark(0);
+    match network_layer(packet, attachment) {
+        Ok((false, l3)) => ingress_of::<Addr4, P, E>(packet, env, attachment, l3),
+        Ok((true, l3)) => ingress_of::<Addr6, P, E>(packet, env, attachment, l3),
+        Err(why) => pass(env, why),
+    }
+}
+
+#[inline(always)]
+fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
+    packet: &mut P,
+    env: &E,
+    attachment: Attachment,
+    l3: usize,
+) -> Verdict {
+    let headers: Headers<A> = match parse::headers(packet, l3) {
+        Ok(headers) => headers,
+        Err(why) => return pass(env, why),
+    };
+    if headers.protocol == A::ICMP {
+        return icmp::ingress(packet, env, &headers);
+    }
+    let protocol = headers.protocol;
+    let from_backend = interest::is_backend(env, headers.sender(), protocol);
+    let to_frontend = interest::is_frontend(env, headers.receiver(), protocol);
+    if !from_backend && !to_frontend {
+        return pass(env, Counter::NoService);
+    }
+    if protocol == protocol::SCTP {
+        return pass(env, Counter::Sctp);
+    }
+    if from_backend && let Some(verdict) = reply::ingress(packet, env, attachment, &headers) {
+        return verdict;
+    }
+    if to_frontend {
+        return request::ingress(packet, env, attachment, &headers);
+    }
+    pass(env, Counter::NoService)
+}
+
+/// A packet leaves the node, or goes from it to a pod.
+#[inline(always)]
+pub fn egress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachment) -> Verdict {
+    // Only packets that need no other source bear the mark: everything else is looked up, because
+    // what ingress saw may have been changed since (a masquerade of the CNI, say).
+    if packet.mark() == env.config().mark {
+        return pass(env, Counter::Marked);
+    }
+    match network_layer(packet, attachment) {
+        Ok((false, l3)) => egress_of::<Addr4, P, E>(packet, env, l3),
+        Ok((true, l3)) => egress_of::<Addr6, P, E>(packet, env, l3),
+        Err(why) => pass(env, why),
+    }
+}
+
+#[inline(always)]
+fn egress_of<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, l3: usize) -> Verdict {
+    let headers: Headers<A> = match parse::headers(packet, l3) {
+        Ok(headers) => headers,
+        Err(why) => return pass(env, why),
+    };
+    if headers.protocol == A::ICMP {
+        return icmp::egress(packet, env, &headers);
+    }
+    let protocol = headers.protocol;
+    let to_backend = interest::is_backend(env, headers.receiver(), protocol);
+    let from_backend = interest::is_backend(env, headers.sender(), protocol);
+    if !from_backend && !to_backend {
+        return pass(env, Counter::NoService);
+    }
+    if protocol == protocol::SCTP {
+        return pass(env, Counter::Sctp);
+    }
+    if to_backend && let Some(verdict) = masquerade::egress(packet, env, &headers) {
+        return verdict;
+    }
+    if from_backend && let Some(verdict) = reply::egress(packet, env, &headers) {
+        return verdict;
+    }
+    pass(env, Counter::NoService)
+}

@@ -1,0 +1,77 @@
+//! A reply: at ingress back to a masqueraded client, at egress in the name of the frontend.
+
+use super::{Attachment, translated};
+use crate::addr::Endpoint;
+use crate::conntrack::{Direction, State};
+use crate::env::{Env, Tables};
+use crate::flow_table::{self, By, FlowKey, Found, RENEW_TICKS};
+use crate::packet::Packet;
+use crate::parse::{Headers, Network};
+use crate::rewrite::{Side, rewrite};
+use crate::schema::MasqueradeKey;
+use crate::verdict::{Counter, Verdict};
+
+/// A packet from what may be a backend enters the node. `None`: it is no reply that must be changed here.
+#[inline(always)]
+pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(
+    packet: &mut P,
+    env: &E,
+    attachment: Attachment,
+    headers: &Headers<A>,
+) -> Option<Verdict> {
+    let now = env.now();
+    let key = MasqueradeKey {
+        ours: headers.destination,
+        remote: headers.source,
+        our_port: headers.destination_port,
+        remote_port: headers.source_port,
+        protocol: headers.protocol,
+        zero: [0; 3],
+    };
+    if let Some(entry) = env.masquerade(&key)
+        && !env.config().expired(State(entry.state), entry.seen, now)
+    {
+        if now.0.wrapping_sub(entry.seen) >= RENEW_TICKS {
+            env.renew_masquerade(&key, entry.state, now);
+        }
+        let client = Endpoint::new(entry.client, entry.client_port);
+        let done = rewrite(packet, headers, Side::Destination, client);
+        return Some(translated(env, done, Counter::ReplyUnmasqueraded));
+    }
+    if attachment.bridge_port { lift(packet, env, headers) } else { None }
+}
+
+/// A reply between two ports of a bridge would be switched past the IP stack, where connection tracking
+/// waits for it (and its source would stay the backend's). Addressed to the bridge, it is routed.
+#[inline(always)]
+fn lift<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, headers: &Headers<A>) -> Option<Verdict> {
+    let device = env.device(packet.device())?;
+    if device.lift == [0; 6] {
+        return None;
+    }
+    let key = FlowKey { client: headers.receiver(), other: headers.sender(), protocol: headers.protocol };
+    let mut found = Found::default();
+    if !flow_table::find(env, &key, By::Backend, env.now(), &mut found) {
+        return None;
+    }
+    let done = packet.write(0, &device.lift);
+    Some(translated(env, done, Counter::ReplyLifted))
+}
+
+/// A packet from what may be a backend leaves the node. `None`: it is no reply of a known flow.
+#[inline(always)]
+pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(
+    packet: &mut P,
+    env: &E,
+    headers: &Headers<A>,
+) -> Option<Verdict> {
+    let now = env.now();
+    let key = FlowKey { client: headers.receiver(), other: headers.sender(), protocol: headers.protocol };
+    let mut found = Found::default();
+    if !flow_table::find(env, &key, By::Backend, now, &mut found) {
+        return None;
+    }
+    flow_table::note(env, &mut found, Direction::Reply, headers.tcp_flags, now);
+    let done = rewrite(packet, headers, Side::Source, found.way.frontend_endpoint());
+    Some(translated(env, done, Counter::ReplyTranslated))
+}

@@ -1,0 +1,81 @@
+//! The first question of every packet: can it concern a Service at all?
+//!
+//! Two bitmaps, small enough to stay in the cache, answer it without a hash lookup: one of hashed
+//! frontends (addresses of cluster IPs, load balancers and external IPs; address, port and protocol
+//! of node ports), one of hashed backend endpoints. A clear bit is a sure no; a set one means "look".
+//! The agent sets a bit before it writes what the bit stands for. Bits are cleared only by filling
+//! the other half of a bitmap and then switching to it ([`crate::config::flag::SECOND_HALF`]).
+
+use crate::addr::{Address, Be16, Endpoint};
+use crate::config::{Config, flag};
+use crate::env::{Env, Tables};
+use crate::hash;
+
+/// Index of a family in the two-element arrays of [`Config`].
+const fn family<A: Address>() -> usize {
+    A::IS_V6 as usize
+}
+
+/// Which bitmap.
+const FRONTENDS: usize = 0;
+const BACKENDS: usize = 1;
+
+#[inline(always)]
+fn position<A: Address>(config: &Config, which: usize, half: bool, hash: u64) -> u32 {
+    let mask = config.interest[which][family::<A>()];
+    let bit = hash as u32 & mask;
+    if half { bit + mask + 1 } else { bit }
+}
+
+/// Hash of an address that is a frontend with all its ports (cluster IP, load balancer, external IP).
+#[inline(always)]
+pub fn address_hash<A: Address>(seed: u64, address: A) -> u64 {
+    hash::endpoint(seed, address, Be16::ZERO, 0)
+}
+
+/// Bit of a frontend address in the given half.
+#[inline(always)]
+pub fn frontend_address<A: Address>(config: &Config, half: bool, address: A) -> u32 {
+    position::<A>(config, FRONTENDS, half, address_hash(config.seed, address))
+}
+
+/// Bit of a node port on one address of the node.
+#[inline(always)]
+pub fn node_port<A: Address>(config: &Config, half: bool, address: A, port: Be16, protocol: u8) -> u32 {
+    position::<A>(config, FRONTENDS, half, hash::endpoint(config.seed, address, port, protocol))
+}
+
+/// Bit of a backend endpoint.
+#[inline(always)]
+pub fn backend<A: Address>(config: &Config, half: bool, address: A, port: Be16, protocol: u8) -> u32 {
+    position::<A>(config, BACKENDS, half, hash::endpoint(config.seed, address, port, protocol))
+}
+
+/// Whether an endpoint may be a backend. Cost: a hash and one bit.
+#[inline(always)]
+pub fn is_backend<A: Address, E: Env + Tables<A>>(env: &E, endpoint: Endpoint<A>, protocol: u8) -> bool {
+    let config = env.config();
+    let bit = backend(config, active_half(config), endpoint.address, endpoint.port, protocol);
+    Tables::<A>::interest_backend(env, bit)
+}
+
+/// Whether an endpoint may be a frontend. Cost: two hashes and two bits.
+#[inline(always)]
+pub fn is_frontend<A: Address, E: Env + Tables<A>>(env: &E, endpoint: Endpoint<A>, protocol: u8) -> bool {
+    let config = env.config();
+    let half = active_half(config);
+    Tables::<A>::interest_frontend(env, frontend_address(config, half, endpoint.address))
+        || Tables::<A>::interest_frontend(env, node_port(config, half, endpoint.address, endpoint.port, protocol))
+}
+
+/// The half in use.
+#[inline(always)]
+pub fn active_half(config: &Config) -> bool {
+    config.has(flag::SECOND_HALF)
+}
+
+/// Word and bit within the word of a bit index.
+#[inline(always)]
+pub const fn word(bit: u32) -> (u32, u64) {
+    (bit >> 6, 1 << (bit & 63))
+}

@@ -1,0 +1,55 @@
+//! Access to the bytes and the metadata of a packet.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// A packet at a `tc` hook: in the kernel an `sk_buff`, on the host a buffer with the same metadata.
+///
+/// Offsets count from the first byte of the link-layer header (of the IP header on devices without
+/// one). Every access is checked; `None` means that the packet has no such bytes.
+pub trait Packet {
+    /// Length in bytes, link-layer header included.
+    fn length(&self) -> u32;
+
+    /// Reads a header. A few instructions when it lies in the linear part, a helper call else.
+    fn read<T: FromBytes>(&self, offset: usize) -> Option<T>;
+
+    /// Writes a header or a field. The bytes must exist. Does not keep a checksum that a device gave
+    /// for the whole packet (`CHECKSUM_COMPLETE`): the caller's changes sum to zero, or it says so by
+    /// [`Packet::add_l4_checksum`].
+    fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: &T) -> Option<()>;
+
+    /// Adds `difference` to the transport checksum at `offset` as the kernel's
+    /// `inet_proto_csum_replace_by_diff` does, about 30 ns:
+    ///
+    /// * checksum complete in the packet: the field is updated;
+    /// * checksum left to the device (`CHECKSUM_PARTIAL`): the field, which then holds the sum of the
+    ///   pseudo header, is updated only if `pseudo`;
+    /// * the device gave a sum of the whole packet (`CHECKSUM_COMPLETE`): that sum is updated as well
+    ///   if `pseudo`.
+    fn add_l4_checksum(&mut self, offset: usize, difference: u32, pseudo: bool) -> Option<()>;
+
+    /// One's complement sum of `length` bytes, for answers only. `length` is at most
+    /// [`MAX_SUM`]; `offset` and the start of the sum are 16-bit aligned to each other.
+    fn sum(&self, offset: usize, length: usize) -> Option<u32>;
+
+    /// Cuts or lengthens the packet at its end. A packet of several segments becomes one.
+    fn resize(&mut self, length: u32) -> Option<()>;
+
+    /// Makes room for `bytes` between the link-layer header, which ends at `l3`, and the rest.
+    fn insert(&mut self, l3: usize, bytes: u32) -> Option<()>;
+
+    /// Whether it stands for several segments that a device will cut (GSO).
+    fn is_segmented(&self) -> bool;
+
+    /// Index of the device at whose hook the packet is.
+    fn device(&self) -> u32;
+
+    /// The 16-bit mark (`tc_index`) that travels with the packet through the node.
+    fn mark(&self) -> u16;
+
+    /// Sets the mark.
+    fn set_mark(&mut self, mark: u16);
+}
+
+/// Longest run of bytes that [`Packet::sum`] takes: what an `ICMPv6` error may quote.
+pub const MAX_SUM: usize = 1280;

@@ -1,0 +1,123 @@
+//! Picking the backend of a new flow.
+//!
+//! [`eligible`] is policy: which list serves this client, if any, and whether the client's address is
+//! hidden from the backend. [`pick`] takes a backend out of that list: the one of the client's session
+//! affinity, else one at random, each with the same chance, as kube-proxy does.
+
+pub mod affinity;
+
+use crate::addr::Address;
+use crate::config::{self, Config};
+use crate::env::{Env, Tables, Tick};
+use crate::schema::{Backend, BackendRef, Service, SourceRangeKey};
+use crate::service::{backend_flag, flag, scope, serving};
+use crate::verdict::DropReason;
+
+/// Where a client is, as far as it matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Local traffic: it came in by a pod's device, or its source is in `--cluster-cidr`.
+    pub local: bool,
+    /// `--cluster-cidr` is given for this family and does not hold the source.
+    pub outside_cidrs: bool,
+}
+
+/// The list that serves a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Eligible {
+    /// First slot.
+    pub first: u32,
+    /// Number of slots, not 0.
+    pub count: u32,
+    /// Flag of the backends in the list ([`backend_flag`]).
+    pub list: u8,
+    /// The client's address is hidden from the backend.
+    pub masquerade: bool,
+}
+
+/// Answers of [`eligible`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Eligibility {
+    /// This list serves.
+    List(Eligible),
+    /// No endpoint anywhere: refuse.
+    NoEndpoint,
+    /// Drop.
+    Drop(DropReason),
+}
+
+/// Finds out where a client is.
+#[inline(always)]
+pub fn origin<A: Address>(config: &Config, source: A, by_pod_device: bool) -> Origin {
+    let (given, inside) = config::in_cluster_cidrs(config, source);
+    Origin { local: by_pod_device || (given && inside), outside_cidrs: given && !inside }
+}
+
+/// Which list serves a client of a frontend in the role `role`, and whether it is masqueraded.
+///
+/// * Cluster IP: `internalTrafficPolicy` picks the list. Masqueraded only if all are
+///   (`masqueradeAll`), or the source is known to be outside the cluster.
+/// * Node port, load balancer address, external IP with `externalTrafficPolicy: Cluster`: the cluster
+///   list, always masqueraded, so that the reply comes back through this node.
+/// * The same with `Local`: endpoints of this node, the client's address kept. Local traffic counts as
+///   already having passed the load balancer: cluster list, address kept.
+/// * An empty list is a drop if the Service has endpoints elsewhere and a refusal if it has none.
+///
+/// Source: kube-proxy's `CategorizeEndpoints` and the verdicts of its nftables mode, Kubernetes 1.37.
+#[inline(always)]
+pub fn eligible(config: &Config, service: &Service, role: u8, origin: Origin) -> Eligibility {
+    let internal = role == scope::CLUSTER;
+    let local = if internal {
+        service.flags & flag::INTERNAL_LOCAL != 0
+    } else {
+        service.flags & flag::EXTERNAL_LOCAL != 0 && !origin.local
+    };
+    let masquerade = if internal {
+        config.has(config::flag::MASQUERADE_ALL) || origin.outside_cidrs
+    } else {
+        service.flags & flag::EXTERNAL_LOCAL == 0
+    };
+    let (first, count, list) = if local {
+        (service.local_first, service.local_count, backend_flag::IN_LOCAL)
+    } else {
+        (service.cluster_first, service.cluster_count, backend_flag::IN_CLUSTER)
+    };
+    if count > 0 {
+        Eligibility::List(Eligible { first, count, list, masquerade })
+    } else if service.flags & flag::HAS_ENDPOINTS != 0 {
+        Eligibility::Drop(DropReason::NoLocalEndpoint)
+    } else {
+        Eligibility::NoEndpoint
+    }
+}
+
+/// Whether a load balancer address admits this client. Only load balancer addresses ask; node ports
+/// and external IPs stay open, as with kube-proxy.
+#[inline(always)]
+pub fn admits<A: Address, T: Tables<A>>(tables: &T, service: &Service, number: u32, role: u8, client: A) -> bool {
+    role != scope::LOAD_BALANCER
+        || service.flags & flag::SOURCE_RANGES == 0
+        || tables.in_source_range(&SourceRangeKey { prefix_length: 32 + A::BITS, service: number, address: client })
+}
+
+/// Picks a backend at random; `None` if the slot names one that is gone, as may happen for an instant
+/// while lists change.
+#[inline(always)]
+pub fn pick<A: Address, E: Env + Tables<A>>(env: &E, list: &Eligible) -> Option<(BackendRef, Backend<A>)> {
+    // Multiply and shift spreads 32 random bits over `count` without a division.
+    let n = ((env.random() as u64 * list.count as u64) >> 32) as u32;
+    let reference = Tables::<A>::slot(env, list.first + n)?;
+    Some((reference, serving(env, reference)?))
+}
+
+/// The time since which an affinity entry still holds.
+#[inline(always)]
+pub fn affinity_ticks(config: &Config, service: &Service) -> u32 {
+    service.affinity_seconds.saturating_mul(config.ticks_per_second)
+}
+
+/// Whether `seen` is at most `ticks` before `now`.
+#[inline(always)]
+pub fn is_recent(seen: u32, ticks: u32, now: Tick) -> bool {
+    now.0.wrapping_sub(seen) <= ticks
+}

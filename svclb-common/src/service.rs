@@ -1,0 +1,102 @@
+//! Services and backends as the datapath sees them: the constants in their records, and the lookup
+//! of a frontend.
+
+use crate::addr::Address;
+use crate::env::Tables;
+use crate::parse::Headers;
+use crate::schema::{Backend, BackendRef, Service, ServiceKey, ServiceRef};
+
+/// Role of a frontend: which policy holds for packets sent to it.
+pub mod scope {
+    /// A cluster IP: internal traffic policy.
+    pub const CLUSTER: u8 = 0;
+    /// An address of the node with a node port: external traffic policy.
+    pub const NODE_PORT: u8 = 1;
+    /// A load balancer's ingress address: external traffic policy and source ranges.
+    pub const LOAD_BALANCER: u8 = 2;
+    /// An external IP: external traffic policy.
+    pub const EXTERNAL: u8 = 3;
+    /// Marks a cluster IP as such (key with port 0); belongs to no Service port.
+    pub const CLUSTER_ADDRESS: u8 = 4;
+}
+
+/// Flags of a Service port.
+pub mod flag {
+    /// `internalTrafficPolicy: Local`.
+    pub const INTERNAL_LOCAL: u32 = 1;
+    /// `externalTrafficPolicy: Local`.
+    pub const EXTERNAL_LOCAL: u32 = 2;
+    /// Its load balancer addresses admit only clients in SOURCE_RANGES.
+    pub const SOURCE_RANGES: u32 = 4;
+    /// Some endpoint of the Service port exists anywhere: with an empty list a packet is dropped, not
+    /// refused.
+    pub const HAS_ENDPOINTS: u32 = 8;
+}
+
+/// State of a backend number.
+pub mod backend_state {
+    /// No owner, or an endpoint that no longer serves: no flow but an old TCP one may use it.
+    pub const GONE: u8 = 0;
+    /// Serves, whether or not it may get new flows (that is a matter of the lists).
+    pub const SERVING: u8 = 1;
+}
+
+/// Lists that hold a backend.
+pub mod backend_flag {
+    /// In the list for the whole cluster.
+    pub const IN_CLUSTER: u8 = 1;
+    /// In the list of this node's endpoints.
+    pub const IN_LOCAL: u8 = 2;
+}
+
+/// Role of a device.
+pub mod role {
+    /// Leads out of the node.
+    pub const NODE: u8 = 1;
+    /// Leads to pods: what enters here is local traffic.
+    pub const POD: u8 = 2;
+    /// A tunnel between nodes.
+    pub const TUNNEL: u8 = 3;
+}
+
+/// What SERVICES says of the destination of a packet.
+pub enum Frontend {
+    /// No Service.
+    None,
+    /// A port of a cluster IP that no Service has.
+    UnknownPort,
+    /// A Service port.
+    Port(ServiceRef),
+}
+
+/// Looks up the destination of a packet. Cost: one hash lookup, two for an address without that port.
+#[inline(always)]
+pub fn frontend<A: Address, T: Tables<A>>(tables: &T, headers: &Headers<A>) -> Frontend {
+    let key = ServiceKey::new(headers.destination, headers.destination_port, headers.protocol);
+    if let Some(found) = tables.service_ref(&key) {
+        return Frontend::Port(found);
+    }
+    match tables.service_ref(&ServiceKey::cluster_ip(headers.destination)) {
+        Some(_) => Frontend::UnknownPort,
+        None => Frontend::None,
+    }
+}
+
+/// Reads a Service record that no writer is in the middle of; `None` if it was never written or two
+/// attempts met a writer.
+#[inline(always)]
+pub fn record<A: Address, T: Tables<A>>(tables: &T, number: u32) -> Option<Service> {
+    let first = tables.service(number)?;
+    if first.before == first.after && first.before != 0 {
+        return Some(first);
+    }
+    let second = tables.service(number)?;
+    (second.before == second.after && second.before != 0).then_some(second)
+}
+
+/// The backend behind a reference, if its number still has the same owner and it still serves.
+#[inline(always)]
+pub fn serving<A: Address, T: Tables<A>>(tables: &T, reference: BackendRef) -> Option<Backend<A>> {
+    let backend = tables.backend(reference.number())?;
+    (backend.generation == reference.generation() && backend.state == backend_state::SERVING).then_some(backend)
+}

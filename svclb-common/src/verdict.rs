@@ -1,0 +1,150 @@
+//! What became of a packet, and the counters that say so.
+
+/// Result of one hook for one packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Not changed; the next program and the stack go on with it.
+    Pass,
+    /// Addresses or ports (or the quotation in an ICMP error) were rewritten; the stack goes on with it.
+    Translate,
+    /// The packet was turned into its own answer (TCP reset, ICMP port unreachable) and goes back out
+    /// of the device it came from.
+    Refuse,
+    /// Dropped, for the reason given.
+    Drop(DropReason),
+}
+
+/// Declares counters: a number once given is never used for something else.
+macro_rules! counters {
+    ($($(#[doc = $doc:literal])+ $name:ident = $number:literal $label:literal,)+) => {
+        /// An event that the datapath counts per CPU; the number is its index in COUNTERS.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum Counter {
+            $($(#[doc = $doc])+ $name = $number,)+
+        }
+
+        impl Counter {
+            /// All counters, by number.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// Name in metrics and tables.
+            pub const fn label(self) -> &'static str {
+                match self {
+                    $(Self::$name => $label,)+
+                }
+            }
+
+            /// What it counts, as in the documentation.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => concat!($($doc,)+),)+
+                }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Packets of no Service: left after the interest bitmaps or for want of an entry.
+    NoService = 0 "no_service",
+    /// Egress packets skipped because this agent's ingress had finished with them.
+    Marked = 1 "marked",
+    /// Packets that are neither IPv4 nor IPv6.
+    NotIp = 2 "not_ip",
+    /// Packets whose headers are cut short or contradict themselves; passed.
+    Malformed = 3 "malformed",
+    /// Fragments; passed, as fragments are not translated yet.
+    Fragment = 4 "fragment",
+    /// SCTP packets to or from a Service address; passed, as SCTP is not translated yet.
+    Sctp = 5 "sctp",
+    /// Transport protocols that no Service can have; passed.
+    OtherProtocol = 6 "other_protocol",
+    /// TCP resets to a frontend without a flow; passed.
+    ResetWithoutFlow = 7 "reset_without_flow",
+    /// ICMP errors that quote no known flow; passed.
+    IcmpWithoutFlow = 8 "icmp_without_flow",
+    /// Requests whose destination became a backend.
+    RequestTranslated = 10 "request_translated",
+    /// Requests whose source became an address of this node.
+    RequestMasqueraded = 11 "request_masqueraded",
+    /// Replies to a masqueraded request whose destination became the client.
+    ReplyUnmasqueraded = 12 "reply_unmasqueraded",
+    /// Replies whose source became the frontend.
+    ReplyTranslated = 13 "reply_translated",
+    /// Replies between two ports of a bridge that were sent through the node's IP stack.
+    ReplyLifted = 14 "reply_lifted",
+    /// ICMP errors whose quotation was translated.
+    IcmpTranslated = 15 "icmp_translated",
+    /// Flows made.
+    FlowCreated = 20 "flow_created",
+    /// Flows that replaced an older flow of the same client and frontend.
+    FlowReplaced = 21 "flow_replaced",
+    /// Flows placed in SPILL because their home bucket was full.
+    FlowSpilled = 22 "flow_spilled",
+    /// Backends picked afresh for a UDP flow whose endpoint no longer serves.
+    FlowRepicked = 23 "flow_repicked",
+    /// Masquerade ports given out.
+    MasqueradeAllocated = 24 "masquerade_allocated",
+    /// Affinity entries that chose the backend.
+    AffinityUsed = 25 "affinity_used",
+    /// Affinity entries that could not be stored: the table is full.
+    AffinityFull = 26 "affinity_full",
+    /// Refused with a reset or an ICMP error: the Service has no endpoint.
+    RefusedNoEndpoint = 30 "refused_no_endpoint",
+    /// Refused with a reset or an ICMP error: no Service has this port of a cluster IP.
+    RefusedUnknownPort = 31 "refused_unknown_port",
+    /// Drop: a traffic policy allows only endpoints of this node, and there is none.
+    NoLocalEndpoint = 40 "drop_no_local_endpoint",
+    /// Drop: the client is outside the Service's source ranges.
+    SourceRange = 41 "drop_source_range",
+    /// Drop: the flow table has no room for another flow.
+    FlowTableFull = 42 "drop_flow_table_full",
+    /// Drop: the client's port already talks to the only backends there are through another frontend.
+    TupleTaken = 43 "drop_tuple_taken",
+    /// Drop: no masquerade port is free for this remote endpoint.
+    MasqueradeExhausted = 44 "drop_masquerade_exhausted",
+    /// Drop: the output device and the node have no address to masquerade with.
+    NoMasqueradeAddress = 45 "drop_no_masquerade_address",
+    /// Drop: an answer was due but the limit of refusals is reached.
+    RefusalLimited = 46 "drop_refusal_limited",
+    /// Drop: an answer was due but could not be built.
+    RefusalFailed = 47 "drop_refusal_failed",
+    /// Drop: the packet must not be answered (it is a reset, or goes to a group) and has no endpoint.
+    NotAnswered = 48 "drop_not_answered",
+    /// Drop: the Service's record kept changing while it was read, or its slots named no backend.
+    Inconsistent = 49 "drop_inconsistent",
+    /// Drop: the packet could not be written.
+    Unwritable = 50 "drop_unwritable",
+}
+
+/// Slots in COUNTERS: room for numbers to come.
+pub const COUNTER_SLOTS: u32 = 64;
+
+/// Why a packet was dropped. Each reason has its own [`Counter`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum DropReason {
+    /// See [`Counter::NoLocalEndpoint`].
+    NoLocalEndpoint = Counter::NoLocalEndpoint as u8,
+    /// See [`Counter::SourceRange`].
+    SourceRange = Counter::SourceRange as u8,
+    /// See [`Counter::FlowTableFull`].
+    FlowTableFull = Counter::FlowTableFull as u8,
+    /// See [`Counter::TupleTaken`].
+    TupleTaken = Counter::TupleTaken as u8,
+    /// See [`Counter::MasqueradeExhausted`].
+    MasqueradeExhausted = Counter::MasqueradeExhausted as u8,
+    /// See [`Counter::NoMasqueradeAddress`].
+    NoMasqueradeAddress = Counter::NoMasqueradeAddress as u8,
+    /// See [`Counter::RefusalLimited`].
+    RefusalLimited = Counter::RefusalLimited as u8,
+    /// See [`Counter::RefusalFailed`].
+    RefusalFailed = Counter::RefusalFailed as u8,
+    /// See [`Counter::NotAnswered`].
+    NotAnswered = Counter::NotAnswered as u8,
+    /// See [`Counter::Inconsistent`].
+    Inconsistent = Counter::Inconsistent as u8,
+    /// See [`Counter::Unwritable`].
+    Unwritable = Counter::Unwritable as u8,
+}

@@ -1,0 +1,39 @@
+//! IPv6 header and extension headers (RFC 8200).
+
+use crate::addr::{Addr6, Be16};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// The fixed 40 bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Ipv6 {
+    /// Version (6), traffic class and flow label.
+    pub version_class_flow: [u8; 4],
+    /// What follows these 40 bytes, extension headers included.
+    pub payload_length: Be16,
+    /// Type of the next header.
+    pub next_header: u8,
+    /// Hops left.
+    pub hop_limit: u8,
+    /// Sender.
+    pub source: Addr6,
+    /// Receiver.
+    pub destination: Addr6,
+}
+
+/// The first eight bytes that all extension headers share.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Extension {
+    /// Type of the next header.
+    pub next_header: u8,
+    /// Length: in units of 8 bytes beyond the first 8; in an authentication header 4 bytes beyond 8.
+    pub length: u8,
+}
+
+/// Offset of the source address; the destination follows.
+pub const SOURCE: usize = 8;
+/// Offset of the destination address.
+pub const DESTINATION: usize = 24;
+/// Length of the fixed header.
+pub const LENGTH: usize = 40;
