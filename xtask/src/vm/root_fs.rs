@@ -166,7 +166,10 @@ fn copy_modules(kernel: &Kernel, root: &Path, log: &Path) -> Result<Vec<String>>
         let from = kernel.modules.join(file);
         let name = format!("{}.ko", module_name(file));
         let to = root.join("lib/modules").join(&name);
-        if file.ends_with(".xz") {
+        if Path::new(file)
+            .extension()
+            .is_some_and(|extension| extension == "xz")
+        {
             let packed = to.with_extension("ko.xz");
             copy(&from, &packed)?;
             process::run(Command::new("xz").arg("-d").arg(&packed), log, |_| ())?;
@@ -195,10 +198,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 /// What the machine does: mounts, modules, the command, off.
 fn init_script(modules: &[String], command: &str) -> String {
-    let modules = modules
-        .iter()
-        .map(|name| format!("insmod /lib/modules/{name} 2>/dev/null\n"))
-        .collect::<String>();
+    let modules = modules.join(" ");
     format!(
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
@@ -209,7 +209,7 @@ fn init_script(modules: &[String], command: &str) -> String {
          mount -t tmpfs run /run\n\
          mount -t bpf bpf /sys/fs/bpf\n\
          mount -t cgroup2 cgroup /sys/fs/cgroup\n\
-         {modules}\
+         for module in {modules}; do insmod /lib/modules/$module; done 2>/dev/null\n\
          ip link set lo up\n\
          echo '{BEGIN}'\n\
          {command}\n\
