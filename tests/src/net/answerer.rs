@@ -4,6 +4,7 @@
 //! each of the pod's addresses, so that an answer has the source that was asked.
 
 use std::{
+    collections::BTreeSet,
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::{
@@ -61,41 +62,67 @@ struct Served {
 /// A running server. Dropping it closes its sockets and breaks the connections that are open.
 #[derive(Debug)]
 pub struct Answerer {
+    netns: Netns,
+    pod: String,
+    addresses: Vec<IpAddr>,
+    ports: BTreeSet<u16>,
     served: Arc<Served>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 impl Answerer {
-    /// Binds every port on every address, TCP and UDP, inside `netns`, and answers as `pod`. Must be called
-    /// within a tokio runtime. A port that is taken is an error.
+    /// Answers as `pod` on every port of every address, TCP and UDP, inside `netns`. Must be called within
+    /// a tokio runtime.
     pub fn start(netns: &Netns, pod: &str, addresses: &[IpAddr], ports: &[u16]) -> Result<Self> {
-        let served = Arc::new(Served::default());
-        let mut tasks = JoinSet::new();
-        for address in addresses {
-            for port in ports {
-                let at = SocketAddr::new(*address, *port);
-                let (listener, socket) = netns
-                    .enter(|| -> std::io::Result<_> {
-                        let listener = if at.is_ipv4() {
-                            TcpSocket::new_v4()
-                        } else {
-                            TcpSocket::new_v6()
-                        }?;
-                        listener.set_reuseaddr(true)?;
-                        listener.bind(at)?;
-                        let socket = std::net::UdpSocket::bind(at)?;
-                        socket.set_nonblocking(true)?;
-                        Ok((listener.listen(BACKLOG)?, UdpSocket::from_std(socket)?))
-                    })
-                    .with_context(|| format!("bind {at} in pod {pod}"))?;
-                tasks.spawn(answer_http(listener, pod.to_owned(), Arc::clone(&served)));
-                tasks.spawn(answer_udp(socket, at, pod.to_owned(), Arc::clone(&served)));
-            }
+        let mut answerer = Self {
+            netns: netns.clone(),
+            pod: pod.to_owned(),
+            addresses: addresses.to_owned(),
+            ports: BTreeSet::new(),
+            served: Arc::default(),
+            tasks: JoinSet::new(),
+        };
+        for port in ports {
+            answerer.listen(*port)?;
         }
-        Ok(Self {
-            served,
-            _tasks: tasks,
-        })
+        Ok(answerer)
+    }
+
+    /// Answers on one more port. A port that something else has is an error.
+    pub fn listen(&mut self, port: u16) -> Result<()> {
+        if !self.ports.insert(port) {
+            return Ok(());
+        }
+        for address in &self.addresses {
+            let at = SocketAddr::new(*address, port);
+            let (listener, socket) = self
+                .netns
+                .enter(|| -> std::io::Result<_> {
+                    let listener = if at.is_ipv4() {
+                        TcpSocket::new_v4()
+                    } else {
+                        TcpSocket::new_v6()
+                    }?;
+                    listener.set_reuseaddr(true)?;
+                    listener.bind(at)?;
+                    let socket = std::net::UdpSocket::bind(at)?;
+                    socket.set_nonblocking(true)?;
+                    Ok((listener.listen(BACKLOG)?, UdpSocket::from_std(socket)?))
+                })
+                .with_context(|| format!("bind {at} in pod {}", self.pod))?;
+            self.tasks.spawn(answer_http(
+                listener,
+                self.pod.clone(),
+                Arc::clone(&self.served),
+            ));
+            self.tasks.spawn(answer_udp(
+                socket,
+                at,
+                self.pod.clone(),
+                Arc::clone(&self.served),
+            ));
+        }
+        Ok(())
     }
 
     /// The HTTP requests answered so far.

@@ -8,7 +8,7 @@
 //! All of it has IPv6 as well, with the same last digits. Nodes and router check the reverse path
 //! strictly. The router knows the way to the pods, as a network without an overlay needs it.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::IpAddr};
 
 use anyhow::Result;
 
@@ -154,6 +154,18 @@ impl Lab {
     /// The host of the control plane, where [`LabOptions::control_plane`] asked for one.
     pub fn control_plane(&self) -> Option<&Host> {
         self.control_plane.as_ref()
+    }
+
+    /// The node to which the router sends what is for a load balancer.
+    pub fn load_balancer_node(&self) -> &Node {
+        self.node(NODES[0])
+    }
+
+    /// Leads an address of a load balancer to [`Self::load_balancer_node`], as a cloud would.
+    pub fn route_load_balancer(&self, address: IpAddr) -> Result<()> {
+        let via = self.load_balancer_node().address().of_family(address);
+        self.router
+            .ip(&format!("route replace {address} via {via}\n"))
     }
 
     /// The router between nodes and outside.

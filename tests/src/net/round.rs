@@ -1,0 +1,246 @@
+//! One round of requests over all paths, each checked against what must be seen.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use futures::{StreamExt, stream};
+use serde::Serialize;
+
+use super::{
+    paths::{Expect, Line, Path, Protocol, Seen},
+    probe::{Client, FailureKind, Outcome, Reply},
+};
+
+/// What a round found out about one line.
+#[derive(Debug, Clone, Default)]
+pub struct Found {
+    /// Requests made.
+    pub requests: u64,
+    /// Answers by pod.
+    pub by_pod: BTreeMap<String, u64>,
+    /// The client addresses that pods saw.
+    pub clients: BTreeSet<IpAddr>,
+    /// The time that each answer took.
+    pub latencies: Vec<Duration>,
+    /// Requests that went otherwise than they must.
+    pub failures: BTreeMap<Fault, u64>,
+    /// Requests that were refused or dropped as they must be.
+    pub turned_away: u64,
+    /// The first faults in words.
+    pub faults: Vec<String>,
+}
+
+/// How a request went otherwise than it must.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fault {
+    /// It failed.
+    Failed(FailureKind),
+    /// A pod answered that must not.
+    WrongPod,
+    /// The pod saw another client address than it must.
+    WrongClient,
+    /// The request arrived at another port of the pod.
+    WrongPort,
+    /// A pod never answered, though enough requests were made.
+    NeverAnswered,
+    /// It was answered, where it must be refused or dropped.
+    Answered,
+    /// It failed in another way than it must: hung instead of being refused, or the reverse.
+    OtherFailure,
+}
+
+impl Found {
+    /// Whether all went as it must.
+    pub fn is_good(&self) -> bool {
+        self.failures.is_empty() && self.requests > 0
+    }
+
+    /// The latency in the middle.
+    pub fn median(&self) -> Option<Duration> {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        sorted.get(sorted.len() / 2).copied()
+    }
+
+    /// Adds what another path of the same line found.
+    fn add(&mut self, other: Self) {
+        self.requests += other.requests;
+        self.turned_away += other.turned_away;
+        self.clients.extend(other.clients);
+        self.latencies.extend(other.latencies);
+        for (pod, count) in other.by_pod {
+            *self.by_pod.entry(pod).or_default() += count;
+        }
+        for (fault, count) in other.failures {
+            *self.failures.entry(fault).or_default() += count;
+        }
+        self.faults.extend(other.faults);
+    }
+
+    fn fault(&mut self, fault: Fault, words: String) {
+        *self.failures.entry(fault).or_default() += 1;
+        if self.faults.len() < 3 {
+            self.faults.push(words);
+        }
+    }
+}
+
+/// How much is asked in a round.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Requests on each path at least.
+    pub at_least: u64,
+    /// How long a request may take.
+    pub deadline: Duration,
+    /// How long to wait where no answer may come.
+    pub silence: Duration,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Self {
+            at_least: 10,
+            deadline: Duration::from_secs(2),
+            silence: Duration::from_millis(700),
+        }
+    }
+}
+
+/// A refusal must come within this time.
+const REFUSED_WITHIN: Duration = Duration::from_secs(1);
+
+/// After so many faults a path is left alone until the next round.
+const ENOUGH_FAULTS: u64 = 3;
+
+/// Paths that are asked at the same time.
+const AT_ONCE: usize = 8;
+
+/// Asks on all paths.
+pub async fn go_round(paths: Vec<Path>, effort: Effort) -> BTreeMap<Line, Found> {
+    let asked = stream::iter(paths).map(|path| async move {
+        let found = ask(&path, effort).await;
+        (path.line, found)
+    });
+    let mut round = BTreeMap::<Line, Found>::new();
+    let mut results = asked.buffer_unordered(AT_ONCE);
+    while let Some((line, found)) = results.next().await {
+        round.entry(line).or_default().add(found);
+    }
+    round
+}
+
+async fn ask(path: &Path, effort: Effort) -> Found {
+    let mut found = Found::default();
+    match &path.expect {
+        Expect::Answers { seen, all_of, same } => {
+            // Each further request misses a given pod with 1 - 1/n: 20 n of them miss it once in 10^8 rounds.
+            let at_most = effort.at_least.max(20 * seen.len() as u64 + 20);
+            let client = Client::new(&path.from, effort.deadline);
+            while found.requests < at_most && found.failures.values().sum::<u64>() < ENOUGH_FAULTS {
+                if found.requests >= effort.at_least
+                    && all_of.iter().all(|pod| found.by_pod.contains_key(pod))
+                {
+                    break;
+                }
+                let outcome = request(&client, path).await;
+                found.requests += 1;
+                check_answer(&mut found, seen, outcome);
+            }
+            if found.failures.is_empty() {
+                for pod in all_of
+                    .iter()
+                    .filter(|pod| !found.by_pod.contains_key(*pod))
+                    .cloned()
+                    .collect::<Vec<_>>()
+                {
+                    found.fault(
+                        Fault::NeverAnswered,
+                        format!("{pod} answered none of {} requests", found.requests),
+                    );
+                }
+                if *same && found.by_pod.len() > 1 {
+                    let pods: Vec<&String> = found.by_pod.keys().collect();
+                    let words = format!("session affinity: {pods:?} answered one client");
+                    found.fault(Fault::WrongPod, words);
+                }
+            }
+        }
+        Expect::Refused => {
+            let client = Client::new(&path.from, effort.deadline);
+            turned_away(&mut found, &client, path, FailureKind::Refused).await;
+        }
+        Expect::Silence => {
+            let client = Client::new(&path.from, effort.silence);
+            turned_away(&mut found, &client, path, FailureKind::TimedOut).await;
+        }
+    }
+    found
+}
+
+async fn request(client: &Client, path: &Path) -> Outcome {
+    match path.line.protocol {
+        Protocol::Tcp => client.http(path.line.to).await,
+        Protocol::Udp => client.udp(path.line.to).await,
+    }
+}
+
+fn check_answer(found: &mut Found, seen: &BTreeMap<String, Seen>, outcome: Outcome) {
+    let Reply { answer, latency } = match outcome {
+        Ok(reply) => reply,
+        Err(failure) => return found.fault(Fault::Failed(failure.kind), failure.to_string()),
+    };
+    found.clients.insert(answer.client.ip());
+    let Some(must) = seen.get(&answer.pod) else {
+        return found.fault(
+            Fault::WrongPod,
+            format!("{} answered and is no endpoint here", answer.pod),
+        );
+    };
+    *found.by_pod.entry(answer.pod.clone()).or_default() += 1;
+    found.latencies.push(latency);
+    if answer.client.ip() != must.client {
+        let words = format!(
+            "{} saw {} in place of {}",
+            answer.pod,
+            answer.client.ip(),
+            must.client
+        );
+        found.fault(Fault::WrongClient, words);
+    }
+    if answer.local != must.local {
+        found.fault(
+            Fault::WrongPort,
+            format!(
+                "{} was asked on {} in place of {}",
+                answer.pod, answer.local, must.local
+            ),
+        );
+    }
+}
+
+/// Makes two requests that must fail in this way.
+async fn turned_away(found: &mut Found, client: &Client, path: &Path, must: FailureKind) {
+    for _ in 0..2 {
+        found.requests += 1;
+        match request(client, path).await {
+            Ok(reply) => found.fault(Fault::Answered, format!("{} answered", reply.answer.pod)),
+            Err(failure) if failure.kind != must => {
+                found.fault(
+                    Fault::OtherFailure,
+                    format!("{failure}; it must be: {must}"),
+                );
+            }
+            Err(failure) if must == FailureKind::Refused && failure.after > REFUSED_WITHIN => {
+                found.fault(
+                    Fault::OtherFailure,
+                    format!("refused only after {:?}", failure.after),
+                );
+            }
+            Err(_as_it_must) => found.turned_away += 1,
+        }
+    }
+}
