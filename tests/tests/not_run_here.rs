@@ -24,21 +24,11 @@ fn reason(file: &Path) -> Option<String> {
     let text = fs::read_to_string(file).ok()?;
     let tests = text.matches("#[test]").count() + text.matches("#[tokio::test").count();
     let needs = [
-        (
-            "kernel",
-            cfg!(feature = "kernel"),
-            "root and the kernel object",
-        ),
-        (
-            "cluster",
-            cfg!(feature = "cluster"),
-            "root, the kernel object and a Kubernetes control plane",
-        ),
+        ("kernel", cfg!(feature = "kernel"), "root and the kernel object"),
+        ("cluster", cfg!(feature = "cluster"), "root, the kernel object and a Kubernetes control plane"),
     ]
     .into_iter()
-    .find(|(feature, is_on, _)| {
-        !is_on && text.contains(&format!("#![cfg(feature = \"{feature}\")]"))
-    })?
+    .find(|(feature, is_on, _)| !is_on && text.contains(&format!("#![cfg(feature = \"{feature}\")]")))?
     .2;
     let name = file.file_stem()?.to_string_lossy();
     Some(format!("  {name} ({tests} tests) needs {needs}"))

@@ -23,19 +23,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let log = repository::log_file("ci")?;
     let steps: [(&str, &[&str]); 2] = [
         ("formatting", &["fmt", "--all", "--check"]),
-        (
-            "lints",
-            &[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--features",
-                FEATURES,
-                "--",
-                "--deny",
-                "warnings",
-            ],
-        ),
+        ("lints", &["clippy", "--workspace", "--all-targets", "--features", FEATURES, "--", "--deny", "warnings"]),
     ];
     let mut outcome = Outcome::Done;
     for (name, words) in steps {

@@ -3,10 +3,7 @@
 //! One file a command. Each has an `Args` for clap and a `run` that answers with an [`Outcome`].
 //! The exit code is 0 when the command did what it was asked, 1 when it failed, and 2 when it was
 //! called in a wrong way (clap's own code).
-#![expect(
-    clippy::print_stdout,
-    reason = "commands for people and scripts, which answer on stdout"
-)]
+#![expect(clippy::print_stdout, reason = "commands for people and scripts, which answer on stdout")]
 
 use std::process::ExitCode;
 

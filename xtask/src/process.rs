@@ -21,31 +21,18 @@ use nix::{
 /// The program `name` as the shell would find it, or nothing.
 pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|file| is_executable(file))
+    env::split_paths(&path).map(|folder| folder.join(name)).find(|file| is_executable(file))
 }
 
 fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
-    file.metadata()
-        .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    file.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// What `program args` prints on stdout, trimmed; nothing if it cannot be run or fails.
-pub(crate) fn answer(
-    program: impl AsRef<OsStr>,
-    args: impl IntoIterator<Item = impl AsRef<OsStr>>,
-) -> Option<String> {
-    let output = Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-        .ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+pub(crate) fn answer(program: impl AsRef<OsStr>, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Option<String> {
+    let output = Command::new(program).args(args).stdin(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// Runs `command` to its end. What it prints on stdout and stderr goes in its order to the file `log`
@@ -66,11 +53,7 @@ pub(crate) fn follow(
     writeln!(log_file, "$ {shown}").with_context(|| format!("writing {}", log.display()))?;
     let (reader, writer) = std::io::pipe().context("making a pipe")?;
     let errors = writer.try_clone().context("making a pipe")?;
-    let child = command
-        .stdin(Stdio::null())
-        .stdout(writer)
-        .stderr(errors)
-        .spawn();
+    let child = command.stdin(Stdio::null()).stdout(writer).stderr(errors).spawn();
     // The command holds the writing ends; the reader sees the end only when they are gone.
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = child.with_context(|| format!("starting `{shown}`"))?;
@@ -81,9 +64,7 @@ pub(crate) fn follow(
     loop {
         match lines.recv_timeout(longest_silence) {
             Ok(line) => {
-                log_file
-                    .write_all(&line)
-                    .with_context(|| format!("writing {}", log.display()))?;
+                log_file.write_all(&line).with_context(|| format!("writing {}", log.display()))?;
                 each(String::from_utf8_lossy(&line).trim_end());
             }
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
@@ -94,9 +75,7 @@ pub(crate) fn follow(
             }
         }
     }
-    let status = child
-        .wait()
-        .with_context(|| format!("waiting for `{shown}`"))?;
+    let status = child.wait().with_context(|| format!("waiting for `{shown}`"))?;
     if silent {
         bail!(
             "`{shown}` printed nothing for {} s and was killed; its output: {}",
@@ -152,25 +131,15 @@ fn parent(id: u32) -> Option<u32> {
 
 /// The capabilities that loading programs and making namespaces takes and this process lacks.
 pub(crate) fn lacking_capabilities() -> Vec<&'static str> {
-    const NEEDED: [(u32, &str); 3] = [
-        (12, "CAP_NET_ADMIN"),
-        (21, "CAP_SYS_ADMIN"),
-        (39, "CAP_BPF"),
-    ];
+    const NEEDED: [(u32, &str); 3] = [(12, "CAP_NET_ADMIN"), (21, "CAP_SYS_ADMIN"), (39, "CAP_BPF")];
     let held = std::fs::read_to_string("/proc/self/status")
         .ok()
         .and_then(|status| {
-            let line = status
-                .lines()
-                .find_map(|line| line.strip_prefix("CapEff:"))?;
+            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
             u64::from_str_radix(line.trim(), 16).ok()
         })
         .unwrap_or(0);
-    NEEDED
-        .into_iter()
-        .filter(|(bit, _)| held & (1 << bit) == 0)
-        .map(|(_, name)| name)
-        .collect()
+    NEEDED.into_iter().filter(|(bit, _)| held & (1 << bit) == 0).map(|(_, name)| name).collect()
 }
 
 /// Runs `command` as [`follow`] does, and makes a failure an error that shows the end of its output.
@@ -201,16 +170,14 @@ pub(crate) fn shown(command: &Command) -> String {
     let variables = command.get_envs().filter_map(|(name, value)| {
         value.map(|value| format!("{}={}", name.to_string_lossy(), value.to_string_lossy()))
     });
-    let words = std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(|word| {
-            let word = word.to_string_lossy();
-            if word.contains([' ', '*', '$', '\'']) {
-                format!("'{}'", word.replace('\'', r"'\''"))
-            } else {
-                word.into_owned()
-            }
-        });
+    let words = std::iter::once(command.get_program()).chain(command.get_args()).map(|word| {
+        let word = word.to_string_lossy();
+        if word.contains([' ', '*', '$', '\'']) {
+            format!("'{}'", word.replace('\'', r"'\''"))
+        } else {
+            word.into_owned()
+        }
+    });
     variables.chain(words).collect::<Vec<_>>().join(" ")
 }
 

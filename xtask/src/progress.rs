@@ -20,9 +20,7 @@ impl Progress {
         let what = what.into();
         let bar = std::io::stdout().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
-            if let Ok(style) =
-                ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg:.dim}")
-            {
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg:.dim}") {
                 bar.set_style(style);
             }
             bar.set_prefix(what.clone());
@@ -32,11 +30,7 @@ impl Progress {
         if bar.is_none() {
             println!("{what} ...");
         }
-        Self {
-            what,
-            since: Instant::now(),
-            bar,
-        }
+        Self { what, since: Instant::now(), bar }
     }
 
     /// Shows what is being done right now; only a terminal shows it.

@@ -9,9 +9,7 @@ use anyhow::{Context, Result};
 
 /// The top folder of the repository.
 pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .unwrap_or_else(|| Path::new("."))
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or_else(|| Path::new("."))
 }
 
 /// Cargo's target folder, where everything built or downloaded goes.
@@ -22,8 +20,7 @@ pub(crate) fn target() -> PathBuf {
 /// A file for the output of the command `name`; its folder is made.
 pub(crate) fn log_file(name: &str) -> Result<PathBuf> {
     let folder = target().join("logs");
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("making the folder for logs {}", folder.display()))?;
+    std::fs::create_dir_all(&folder).with_context(|| format!("making the folder for logs {}", folder.display()))?;
     Ok(folder.join(format!("{name}.log")))
 }
 

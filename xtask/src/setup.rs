@@ -58,20 +58,12 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     let missing = missing(needs);
     let known = remembered()?;
-    let gone: Vec<_> = missing
-        .iter()
-        .filter(|(item, _)| known.contains(item.name))
-        .collect();
+    let gone: Vec<_> = missing.iter().filter(|(item, _)| known.contains(item.name)).collect();
     if !gone.is_empty() {
         bail!(
             "missing on this machine, though it was here at the last setup:\n{}\n`cargo xtask setup` puts it back",
             gone.iter()
-                .map(|(item, reason)| format!(
-                    "  {}: {reason}; needed for {}; {}",
-                    item.name,
-                    item.why,
-                    item.by_hand()
-                ))
+                .map(|(item, reason)| format!("  {}: {reason}; needed for {}; {}", item.name, item.why, item.by_hand()))
                 .collect::<Vec<_>>()
                 .join("\n")
         );
@@ -84,9 +76,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
 
 /// The items of `needs` that are missing, each with the reason why it counts as missing.
 fn missing(needs: &[Need]) -> Vec<(&'static Item, String)> {
-    items::of(needs)
-        .filter_map(|item| (item.find)().err().map(|reason| (item, reason)))
-        .collect()
+    items::of(needs).filter_map(|item| (item.find)().err().map(|reason| (item, reason))).collect()
 }
 
 fn check(needs: &[Need]) -> Outcome {
@@ -117,10 +107,7 @@ fn install(missing: &[(&'static Item, String)]) -> Result<()> {
         println!("  {:<28} {reason}; needed for {}", item.name, item.why);
     }
     if process::on_path("apt-get").is_none() {
-        bail!(
-            "there is no apt-get here, so install by hand:\n{}",
-            by_hand(missing)
-        );
+        bail!("there is no apt-get here, so install by hand:\n{}", by_hand(missing));
     }
     let packages = packages(missing);
     if !packages.is_empty() && !process::is_root() {
@@ -131,10 +118,7 @@ fn install(missing: &[(&'static Item, String)]) -> Result<()> {
     }
     println!("what will be done now:");
     if !packages.is_empty() {
-        println!(
-            "  apt-get install --no-install-recommends {}",
-            packages.join(" ")
-        );
+        println!("  apt-get install --no-install-recommends {}", packages.join(" "));
     }
     for (item, _) in missing {
         if let Some(step) = item.install.step() {
@@ -154,36 +138,20 @@ fn install(missing: &[(&'static Item, String)]) -> Result<()> {
     }
     let still: Vec<_> = missing
         .iter()
-        .filter_map(|(item, _)| {
-            (item.find)()
-                .err()
-                .map(|reason| format!("  {}: {reason}", item.name))
-        })
+        .filter_map(|(item, _)| (item.find)().err().map(|reason| format!("  {}: {reason}", item.name)))
         .collect();
     if !still.is_empty() {
-        bail!(
-            "still missing after the installation:\n{}\nwhat was done is in {}",
-            still.join("\n"),
-            log.display()
-        );
+        bail!("still missing after the installation:\n{}\nwhat was done is in {}", still.join("\n"), log.display());
     }
     Ok(())
 }
 
 fn by_hand(missing: &[(&'static Item, String)]) -> String {
-    missing
-        .iter()
-        .map(|(item, _)| format!("  {}: {}", item.name, item.by_hand()))
-        .collect::<Vec<_>>()
-        .join("\n")
+    missing.iter().map(|(item, _)| format!("  {}: {}", item.name, item.by_hand())).collect::<Vec<_>>().join("\n")
 }
 
 fn packages(missing: &[(&'static Item, String)]) -> Vec<&'static str> {
-    let all: BTreeSet<_> = missing
-        .iter()
-        .flat_map(|(item, _)| item.install.packages())
-        .copied()
-        .collect();
+    let all: BTreeSet<_> = missing.iter().flat_map(|(item, _)| item.install.packages()).copied().collect();
     all.into_iter().collect()
 }
 
@@ -195,13 +163,9 @@ fn install_packages(packages: &[&str], log: &std::path::Path) -> Result<()> {
         command
     };
     process::run(apt().args(["update", "-q"]), log, |line| progress.now(line))?;
-    process::run(
-        apt()
-            .args(["install", "-q", "-y", "--no-install-recommends"])
-            .args(packages),
-        log,
-        |line| progress.now(line),
-    )?;
+    process::run(apt().args(["install", "-q", "-y", "--no-install-recommends"]).args(packages), log, |line| {
+        progress.now(line)
+    })?;
     progress.end("done");
     Ok(())
 }

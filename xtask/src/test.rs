@@ -84,18 +84,11 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
         if rung.needs_root() {
             let left = before.left_behind();
             if !left.is_empty() {
-                println!(
-                    "{rung} left behind on this machine:\n  {}",
-                    left.join("\n  ")
-                );
+                println!("{rung} left behind on this machine:\n  {}", left.join("\n  "));
                 counts.failed += 1;
             }
         }
-        reports.push(Report {
-            rung,
-            counts,
-            took: since.elapsed(),
-        });
+        reports.push(Report { rung, counts, took: since.elapsed() });
     }
     Ok(close(&reports))
 }
@@ -103,11 +96,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
 /// Names what is missing for `rungs`, or installs it.
 fn get_ready(rungs: &[Rung]) -> Result<()> {
     let needs = rungs::needs(rungs);
-    let root_rungs: Vec<_> = rungs
-        .iter()
-        .filter(|rung| rung.needs_root())
-        .map(ToString::to_string)
-        .collect();
+    let root_rungs: Vec<_> = rungs.iter().filter(|rung| rung.needs_root()).map(ToString::to_string).collect();
     if root_rungs.is_empty() {
         return Ok(());
     }
@@ -136,15 +125,10 @@ fn build() -> Result<bool> {
     let log = fresh_log("test-build")?;
     let progress = Progress::start("building svclb and its tests");
     let mut last = LastLines::default();
-    let status = process::follow(
-        cargo("build").args(["--bins"]),
-        &log,
-        LONGEST_SILENCE,
-        |line| {
-            last.push(line);
-            progress.now(line);
-        },
-    )?;
+    let status = process::follow(cargo("build").args(["--bins"]), &log, LONGEST_SILENCE, |line| {
+        last.push(line);
+        progress.now(line);
+    })?;
     if status.success() {
         progress.end("done");
         return Ok(true);
@@ -168,10 +152,7 @@ fn run_rung(rung: Rung, files: &rungs::Files, filter: Option<&str>) -> Result<Co
         doc.args(["--no-fail-fast", "--doc"]);
         calls.push(doc);
     } else if named.is_empty() {
-        println!(
-            "{rung}: FAILED, there is no file tests/tests/{}*.rs",
-            rung.prefix()
-        );
+        println!("{rung}: FAILED, there is no file tests/tests/{}*.rs", rung.prefix());
         return Ok(Counts::one_failure());
     }
     calls.insert(0, call);
@@ -211,11 +192,7 @@ fn run_call(call: &mut Command, log: &Path, progress: &Progress) -> Result<Count
     if !status.success() && counts.failed == 0 {
         counts.failed = 1;
         progress.line(&last.text());
-        progress.line(&format!(
-            "`{}` ended with {status}; all of its output: {}",
-            process::shown(call),
-            log.display()
-        ));
+        progress.line(&format!("`{}` ended with {status}; all of its output: {}", process::shown(call), log.display()));
     }
     Ok(counts)
 }
@@ -224,9 +201,7 @@ fn run_call(call: &mut Command, log: &Path, progress: &Progress) -> Result<Count
 /// dependency is built twice.
 fn cargo(command: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(repository::root())
-        .args([command, "--workspace", "--features", FEATURES]);
+    cargo.current_dir(repository::root()).args([command, "--workspace", "--features", FEATURES]);
     cargo
 }
 
@@ -240,10 +215,7 @@ fn fresh_log(name: &str) -> Result<std::path::PathBuf> {
 
 /// Prints the table of the rungs and the closing line.
 fn close(reports: &[Report]) -> Outcome {
-    println!(
-        "\n{:<10} {:>7} {:>7} {:>8} {:>8}",
-        "rung", "passed", "failed", "ignored", "minutes"
-    );
+    println!("\n{:<10} {:>7} {:>7} {:>8} {:>8}", "rung", "passed", "failed", "ignored", "minutes");
     let mut sum = Counts::default();
     for Report { rung, counts, took } in reports {
         println!(
@@ -257,11 +229,7 @@ fn close(reports: &[Report]) -> Outcome {
         sum += *counts;
     }
     println!("{} passed, {} failed", sum.passed, sum.failed);
-    if sum.failed == 0 {
-        Outcome::Done
-    } else {
-        Outcome::Failed
-    }
+    if sum.failed == 0 { Outcome::Done } else { Outcome::Failed }
 }
 
 /// The last lines of some output.
@@ -277,10 +245,6 @@ impl LastLines {
     }
 
     fn text(&self) -> String {
-        self.0
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join("\n")
+        self.0.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }

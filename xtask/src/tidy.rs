@@ -31,23 +31,14 @@ pub(crate) struct Args {
 type Rule = (&'static str, fn(&Files) -> Vec<String>);
 
 const RULES: &[Rule] = &[
-    (
-        "no file is named after nothing",
-        source_rules::telling_names,
-    ),
+    ("no file is named after nothing", source_rules::telling_names),
     ("source files stay short", source_rules::short_files),
     ("unsafe stands where it may", source_rules::unsafe_code),
     ("nothing is left to do", source_rules::no_left_overs),
     ("kube is imported by k8s alone", source_rules::kube_imports),
     ("the streams flow one way", source_rules::one_way_imports),
-    (
-        "privileged tests name their feature",
-        source_rules::features_of_tests,
-    ),
-    (
-        "no address of a registry is written down",
-        documents::registries,
-    ),
+    ("privileged tests name their feature", source_rules::features_of_tests),
+    ("no address of a registry is written down", documents::registries),
     ("links lead somewhere", documents::links),
     ("the code map is complete", documents::code_map),
     ("nothing built is committed", documents::built_files),

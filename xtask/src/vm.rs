@@ -58,10 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
 fn boot(image: &Path, root_fs: &Path, memory: u32, log: &Path) -> Result<Outcome> {
     let progress = Progress::start(format!(
         "starting {} under qemu",
-        image
-            .file_name()
-            .map_or_else(PathBuf::new, PathBuf::from)
-            .display()
+        image.file_name().map_or_else(PathBuf::new, PathBuf::from).display()
     ));
     let mut qemu = Command::new("qemu-system-x86_64");
     qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2"])
@@ -90,15 +87,8 @@ fn boot(image: &Path, root_fs: &Path, memory: u32, log: &Path) -> Result<Outcome
     })?;
     let Some(code) = exit_code else {
         progress.end("FAILED");
-        bail!(
-            "the machine stopped (qemu: {status}) before the command ended; what it printed: {}",
-            log.display()
-        );
+        bail!("the machine stopped (qemu: {status}) before the command ended; what it printed: {}", log.display());
     };
     progress.end(&format!("the command ended with {code}"));
-    Ok(if code == 0 {
-        Outcome::Done
-    } else {
-        Outcome::Failed
-    })
+    Ok(if code == 0 { Outcome::Done } else { Outcome::Failed })
 }

@@ -19,16 +19,13 @@ const LIBRARY_PREFIX: &str = "libLLVM.so.22";
 pub(crate) fn find() -> Result<String, String> {
     let file = items::program_of_cargo("bpf-linker")
         .ok_or_else(|| "no program `bpf-linker` in the folders of PATH".to_owned())?;
-    let version = process::answer(&file, ["--version"])
-        .ok_or_else(|| format!("`{} --version` fails", file.display()))?;
+    let version =
+        process::answer(&file, ["--version"]).ok_or_else(|| format!("`{} --version` fails", file.display()))?;
     let number = version.rsplit(' ').next().unwrap_or_default();
     if is_at_least(number, VERSION) {
         Ok(format!("{} ({version})", file.display()))
     } else {
-        Err(format!(
-            "{} is {version}, and {VERSION} is the oldest that will do",
-            file.display()
-        ))
+        Err(format!("{} is {version}, and {VERSION} is the oldest that will do", file.display()))
     }
 }
 
@@ -74,10 +71,7 @@ fn llvm_library() -> Option<PathBuf> {
         .filter_map(|folder| folder.read_dir().ok())
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|file| {
-            file.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with(LIBRARY_PREFIX))
-        })
+        .find(|file| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with(LIBRARY_PREFIX)))
 }
 
 /// Whether the version `have` is `want` or later, number by number.
@@ -85,13 +79,7 @@ pub(crate) fn is_at_least(have: &str, want: &str) -> bool {
     let numbers = |version: &str| -> Vec<u64> {
         version
             .split('.')
-            .map(|part| {
-                part.chars()
-                    .take_while(char::is_ascii_digit)
-                    .collect::<String>()
-                    .parse()
-                    .unwrap_or(0)
-            })
+            .map(|part| part.chars().take_while(char::is_ascii_digit).collect::<String>().parse().unwrap_or(0))
             .collect()
     };
     numbers(have) >= numbers(want)

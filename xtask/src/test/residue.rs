@@ -46,9 +46,7 @@ impl Residue {
 fn names(folder: &str) -> Vec<String> {
     fs::read_dir(folder)
         .map(|entries| {
-            entries
-                .filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned()))
-                .collect()
+            entries.filter_map(|entry| Some(entry.ok()?.file_name().to_string_lossy().into_owned())).collect()
         })
         .unwrap_or_default()
 }

@@ -24,14 +24,8 @@ pub(crate) enum Rung {
 }
 
 impl Rung {
-    pub(crate) const ALL: [Self; 6] = [
-        Self::Unit,
-        Self::Packet,
-        Self::Script,
-        Self::Verifier,
-        Self::Netns,
-        Self::Cluster,
-    ];
+    pub(crate) const ALL: [Self; 6] =
+        [Self::Unit, Self::Packet, Self::Script, Self::Verifier, Self::Netns, Self::Cluster];
 
     /// How the names of its files in tests/tests begin.
     pub(crate) fn prefix(self) -> &'static str {
@@ -96,20 +90,14 @@ pub(crate) fn files() -> Result<Files> {
     for package in ["svclb-common", "svclb-ebpf", "svclb-userspace", "xtask"] {
         let folder = repository::root().join(package).join("tests");
         if folder.is_dir() {
-            files
-                .entry(Rung::Unit)
-                .or_default()
-                .extend(targets(&folder)?);
+            files.entry(Rung::Unit).or_default().extend(targets(&folder)?);
         }
     }
     for name in targets(&repository::root().join("tests/tests"))? {
         if name == NOTICE {
             continue;
         }
-        let Some(rung) = Rung::ALL
-            .into_iter()
-            .find(|rung| name.starts_with(rung.prefix()))
-        else {
+        let Some(rung) = Rung::ALL.into_iter().find(|rung| name.starts_with(rung.prefix())) else {
             bail!(
                 "tests/tests/{name}.rs belongs to no rung: its name must begin with one of {}",
                 Rung::ALL.map(Rung::prefix).join(", ")
@@ -122,13 +110,11 @@ pub(crate) fn files() -> Result<Files> {
 
 /// The test targets that cargo finds in `folder`: its .rs files, and its folders with a main.rs.
 fn targets(folder: &Path) -> Result<Vec<String>> {
-    let entries =
-        fs::read_dir(folder).with_context(|| format!("reading the folder {}", folder.display()))?;
+    let entries = fs::read_dir(folder).with_context(|| format!("reading the folder {}", folder.display()))?;
     let mut names = Vec::new();
     for entry in entries {
         let path = entry?.path();
-        let is_target = path.extension().is_some_and(|extension| extension == "rs")
-            || path.join("main.rs").is_file();
+        let is_target = path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file();
         if let (true, Some(name)) = (is_target, path.file_stem()) {
             names.push(name.to_string_lossy().into_owned());
         }
@@ -148,9 +134,6 @@ mod tests {
 
     #[test]
     fn needs_of_several_rungs_are_named_once() {
-        assert_eq!(
-            needs(&[Rung::Unit, Rung::Packet, Rung::Netns]),
-            [Need::KernelObject, Need::Network]
-        );
+        assert_eq!(needs(&[Rung::Unit, Rung::Packet, Rung::Netns]), [Need::KernelObject, Need::Network]);
     }
 }

@@ -45,18 +45,11 @@ pub(crate) fn links(files: &Files) -> Vec<String> {
                 continue;
             }
             let (path, heading) = link.split_once('#').unwrap_or((&link, ""));
-            let target = if path.is_empty() {
-                file.path.clone()
-            } else {
-                resolve(file.folder(), path)
-            };
+            let target = if path.is_empty() { file.path.clone() } else { resolve(file.folder(), path) };
             if !files.has(&target) {
                 complaints.push(format!("{} links to {link}, which is not there", file.path));
             } else if !heading.is_empty() && !has_heading(files, &target, heading) {
-                complaints.push(format!(
-                    "{} links to {link}, a heading that is not there",
-                    file.path
-                ));
+                complaints.push(format!("{} links to {link}, a heading that is not there", file.path));
             }
         }
     }
@@ -65,11 +58,7 @@ pub(crate) fn links(files: &Files) -> Vec<String> {
 
 /// The targets of all links of a document, outside of its code.
 fn links_of(text: &str) -> Vec<String> {
-    prose(text)
-        .split("](")
-        .skip(1)
-        .filter_map(|rest| Some(rest.split_once(')')?.0.trim().to_owned()))
-        .collect()
+    prose(text).split("](").skip(1).filter_map(|rest| Some(rest.split_once(')')?.0.trim().to_owned())).collect()
 }
 
 /// A document without its code blocks and inline code.
@@ -103,15 +92,9 @@ fn resolve(folder: &str, path: &str) -> String {
 }
 
 fn has_heading(files: &Files, path: &str, heading: &str) -> bool {
-    files
-        .all()
-        .find(|file| file.path == path)
-        .and_then(File::text)
-        .is_some_and(|text| {
-            text.lines()
-                .filter(|line| line.starts_with('#'))
-                .any(|line| slug(line.trim_start_matches('#')) == heading)
-        })
+    files.all().find(|file| file.path == path).and_then(File::text).is_some_and(|text| {
+        text.lines().filter(|line| line.starts_with('#')).any(|line| slug(line.trim_start_matches('#')) == heading)
+    })
 }
 
 /// The anchor that a heading gets.
@@ -133,11 +116,7 @@ const CODE_MAP: &str = "ARCHITECTURE.md";
 
 /// Paths that the code map names exist, and it names every folder of source.
 pub(crate) fn code_map(files: &Files) -> Vec<String> {
-    let Some(text) = files
-        .all()
-        .find(|file| file.path == CODE_MAP)
-        .and_then(File::text)
-    else {
+    let Some(text) = files.all().find(|file| file.path == CODE_MAP).and_then(File::text) else {
         return Vec::new();
     };
     let mut complaints: Vec<_> = paths_of(text)
@@ -148,11 +127,7 @@ pub(crate) fn code_map(files: &Files) -> Vec<String> {
     let folders: BTreeSet<_> = files
         .rust()
         .map(File::folder)
-        .filter(|folder| {
-            folder
-                .split('/')
-                .any(|part| part == "src" || part == "tests")
-        })
+        .filter(|folder| folder.split('/').any(|part| part == "src" || part == "tests"))
         .collect();
     complaints.extend(
         folders
@@ -187,9 +162,7 @@ fn paths_of(text: &str) -> BTreeSet<&str> {
 /// Programs, libraries and objects come from the build, and large files do not belong here.
 pub(crate) fn built_files(files: &Files) -> Vec<String> {
     const MOST_BYTES: usize = 1 << 20;
-    const BUILT: [&str; 9] = [
-        "o", "so", "a", "rlib", "rmeta", "d", "bin", "img", "profraw",
-    ];
+    const BUILT: [&str; 9] = ["o", "so", "a", "rlib", "rmeta", "d", "bin", "img", "profraw"];
     files
         .all()
         .filter_map(|file| {
@@ -197,8 +170,7 @@ pub(crate) fn built_files(files: &Files) -> Vec<String> {
                 .extension()
                 .map(|extension| extension.to_string_lossy().into_owned())
                 .unwrap_or_default();
-            let what = if file.bytes.starts_with(b"\x7fELF") || BUILT.contains(&extension.as_str())
-            {
+            let what = if file.bytes.starts_with(b"\x7fELF") || BUILT.contains(&extension.as_str()) {
                 "is a built file"
             } else if file.path.starts_with("target/") || file.path.contains("/target/") {
                 "lies in a target folder"
@@ -235,10 +207,7 @@ mod tests {
     #[test]
     fn the_code_map_must_be_complete_and_true() {
         let files = Files::given(&[
-            (
-                "ARCHITECTURE.md",
-                "`svclb-common/src/wire/` and `svclb-common/src/gone.rs` and `svclb-common::wire`",
-            ),
+            ("ARCHITECTURE.md", "`svclb-common/src/wire/` and `svclb-common/src/gone.rs` and `svclb-common::wire`"),
             ("svclb-common/src/wire/ipv4.rs", ""),
             ("svclb-common/src/select/random.rs", ""),
         ]);
@@ -250,12 +219,7 @@ mod tests {
 
     #[test]
     fn built_files_are_known_by_name_and_content() {
-        let files = Files::given(&[
-            ("a/svclb", "\x7fELF"),
-            ("a/x.o", ""),
-            ("tests/target/x", ""),
-            ("src/main.rs", ""),
-        ]);
+        let files = Files::given(&[("a/svclb", "\x7fELF"), ("a/x.o", ""), ("tests/target/x", ""), ("src/main.rs", "")]);
         assert_eq!(built_files(&files).len(), 3);
     }
 }

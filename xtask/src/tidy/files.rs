@@ -24,15 +24,11 @@ impl File {
     }
 
     pub(crate) fn is_rust(&self) -> bool {
-        Path::new(&self.path)
-            .extension()
-            .is_some_and(|extension| extension == "rs")
+        Path::new(&self.path).extension().is_some_and(|extension| extension == "rs")
     }
 
     pub(crate) fn is_markdown(&self) -> bool {
-        Path::new(&self.path)
-            .extension()
-            .is_some_and(|extension| extension == "md")
+        Path::new(&self.path).extension().is_some_and(|extension| extension == "md")
     }
 
     /// The folder it lies in, from the top of the repository.
@@ -72,10 +68,7 @@ impl Files {
         Self(
             files
                 .iter()
-                .map(|(path, text)| File {
-                    path: (*path).to_owned(),
-                    bytes: text.as_bytes().to_vec(),
-                })
+                .map(|(path, text)| File { path: (*path).to_owned(), bytes: text.as_bytes().to_vec() })
                 .collect(),
         )
     }
@@ -99,35 +92,15 @@ impl Files {
     /// Whether `path` is a file or a folder with files in it.
     pub(crate) fn has(&self, path: &str) -> bool {
         let path = path.trim_end_matches('/');
-        self.all().any(|file| {
-            file.path
-                .strip_prefix(path)
-                .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        })
+        self.all().any(|file| file.path.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
     }
 }
 
 /// What git tracks or would add; nothing outside a git repository.
 fn tracked(root: &Path) -> Option<Vec<String>> {
     let folder = root.to_str()?;
-    let list = process::answer(
-        "git",
-        [
-            "-C",
-            folder,
-            "ls-files",
-            "-z",
-            "--cached",
-            "--others",
-            "--exclude-standard",
-        ],
-    )?;
-    Some(
-        list.split('\0')
-            .filter(|path| !path.is_empty())
-            .map(str::to_owned)
-            .collect(),
-    )
+    let list = process::answer("git", ["-C", folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard"])?;
+    Some(list.split('\0').filter(|path| !path.is_empty()).map(str::to_owned).collect())
 }
 
 /// Every file below `root` but for git's own and built ones, for a copy without git.

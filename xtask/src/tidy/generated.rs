@@ -1,8 +1,12 @@
 //! Documents that are made from the code: a test compares them, `cargo xtask tidy --write` writes them.
 
-use std::fs;
+use std::{fmt::Write as _, fs};
 
 use anyhow::{Context, Result};
+use svclb_common::{
+    schema::{Entries, Kind, LAYOUT, MAPS, MapInfo},
+    verdict::Counter,
+};
 
 use crate::{
     repository,
@@ -18,7 +22,8 @@ pub(crate) struct Document {
 }
 
 /// All generated documents. A new one is a line here.
-pub(crate) const GENERATED: &[Document] = &[];
+pub(crate) const GENERATED: &[Document] =
+    &[Document { path: "docs/maps.md", text: maps }, Document { path: "docs/counters.md", text: counters }];
 
 impl Document {
     pub(crate) fn write(&self) -> Result<()> {
@@ -34,17 +39,92 @@ pub(crate) fn fresh(files: &Files) -> Vec<String> {
     GENERATED
         .iter()
         .filter(|document| {
-            files
-                .all()
-                .find(|file| file.path == document.path)
-                .and_then(File::text)
-                != Some((document.text)().as_str())
+            files.all().find(|file| file.path == document.path).and_then(File::text) != Some((document.text)().as_str())
         })
         .map(|document| {
-            format!(
-                "{} differs from what the code makes; `cargo xtask tidy --write` writes it anew",
-                document.path
-            )
+            format!("{} differs from what the code makes; `cargo xtask tidy --write` writes it anew", document.path)
         })
         .collect()
+}
+
+/// docs/maps.md, from the schema.
+fn maps() -> String {
+    let mut text = format!(
+        "# Maps
+
+Every map that the kernel object and the agent share. Made from `svclb-common/src/schema.rs` by
+`cargo xtask tidy --write`; the types there say what each byte means. This is layout {LAYOUT}: an agent
+adopts pinned maps of its own layout only.
+
+A map that comes once for each family ends in 4 or 6. Sizes that are not a number are set when the object
+is loaded. *Bytes each* is what one entry costs in the kernel: the value (for each CPU in a per-CPU array),
+and in a hash the key, 48 bytes of the kernel's own and a 16 byte bucket as well. A trie allocates when it
+is filled, everything else when it is made.
+
+| map | kind | key | value | entries | bytes each | holds |
+| --- | --- | ---: | ---: | ---: | ---: | --- |
+"
+    );
+    for map in MAPS {
+        let kind = match map.kind {
+            Kind::Array => "array",
+            Kind::PerCpuArray => "per-CPU array",
+            Kind::Hash => "hash",
+            Kind::LpmTrie => "trie",
+        };
+        let entries = match map.entries {
+            Entries::Fixed(count) => count.to_string(),
+            Entries::Sized(name) => format!("`{name}`"),
+        };
+        line(
+            &mut text,
+            &format!(
+                "| {} | {kind} | {} | {} | {entries} | {} | {} |",
+                map.name,
+                map.key,
+                map.value,
+                bytes_each(map),
+                map.holds
+            ),
+        );
+    }
+    text
+}
+
+/// What one entry of `map` costs in the kernel, in bytes, on one CPU.
+fn bytes_each(map: &MapInfo) -> usize {
+    const HASH_ELEMENT: usize = 48;
+    const HASH_BUCKET: usize = 16;
+    const TRIE_NODE: usize = 40;
+    let (key, value) = (map.key.next_multiple_of(8), map.value.next_multiple_of(8));
+    match map.kind {
+        Kind::Array | Kind::PerCpuArray => value,
+        Kind::Hash => HASH_ELEMENT + HASH_BUCKET + key + value,
+        // Half of a trie's nodes only join others.
+        Kind::LpmTrie => 2 * (TRIE_NODE + key) + value,
+    }
+}
+
+/// docs/counters.md, from the verdicts.
+fn counters() -> String {
+    let mut text = String::from(
+        "# Counters
+
+What the datapath counts, per CPU, in the map COUNTERS; `/metrics` shows the sums. Made from
+`svclb-common/src/verdict.rs` by `cargo xtask tidy --write`. A number once given is never used for
+something else. Those that begin with `drop_` are packets that svclb dropped; how to act on them is in
+[operations.md](operations.md#reading-the-counters).
+
+| number | name | counts |
+| ---: | --- | --- |
+",
+    );
+    for counter in Counter::ALL {
+        line(&mut text, &format!("| {} | {} | {} |", *counter as u8, counter.label(), counter.meaning().trim()));
+    }
+    text
+}
+
+fn line(text: &mut String, line: &str) {
+    writeln!(text, "{line}").expect("a String takes everything");
 }

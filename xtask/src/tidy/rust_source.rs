@@ -12,11 +12,7 @@ pub(crate) fn code_of(source: &str) -> String {
             rest = &rest[first.len_utf8()..];
         } else {
             let (blanked, after) = rest.split_at(length);
-            code.extend(
-                blanked
-                    .chars()
-                    .map(|character| if character == '\n' { '\n' } else { ' ' }),
-            );
+            code.extend(blanked.chars().map(|character| if character == '\n' { '\n' } else { ' ' }));
             rest = after;
         }
     }
@@ -52,9 +48,7 @@ fn non_code_length(rest: &str, before: Option<char>) -> usize {
     if rest.starts_with('\'') {
         return character_length(rest);
     }
-    if rest.starts_with('r')
-        && !before.is_some_and(|before| before != 'b' && is_of_identifier(before))
-    {
+    if rest.starts_with('r') && !before.is_some_and(|before| before != 'b' && is_of_identifier(before)) {
         return raw_string_length(rest);
     }
     0
@@ -113,9 +107,7 @@ fn raw_string_length(rest: &str) -> usize {
     }
     let end = format!("\"{}", "#".repeat(hashes));
     let start = hashes + 2;
-    rest[start..]
-        .find(&end)
-        .map_or(rest.len(), |at| start + at + end.len())
+    rest[start..].find(&end).map_or(rest.len(), |at| start + at + end.len())
 }
 
 #[cfg(test)]

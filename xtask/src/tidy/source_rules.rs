@@ -9,16 +9,12 @@ use crate::tidy::{
 
 /// Files and folders are named after what is in them.
 pub(crate) fn telling_names(files: &Files) -> Vec<String> {
-    const NAMES: [&str; 7] = [
-        "util", "utils", "misc", "common", "helper", "helpers", "stuff",
-    ];
+    const NAMES: [&str; 7] = ["util", "utils", "misc", "common", "helper", "helpers", "stuff"];
     files
         .rust()
         .filter(|file| {
             let path = Path::new(&file.path);
-            path.with_extension("")
-                .components()
-                .any(|part| NAMES.iter().any(|name| part.as_os_str() == *name))
+            path.with_extension("").components().any(|part| NAMES.iter().any(|name| part.as_os_str() == *name))
         })
         .map(|file| format!("{} says nothing about what is in it", file.path))
         .collect()
@@ -31,30 +27,17 @@ pub(crate) fn short_files(files: &Files) -> Vec<String> {
         .rust()
         .filter_map(|file| {
             let lines = file.text()?.lines().count();
-            (lines > MOST_LINES)
-                .then(|| format!("{} has {lines} lines, more than {MOST_LINES}", file.path))
+            (lines > MOST_LINES).then(|| format!("{} has {lines} lines, more than {MOST_LINES}", file.path))
         })
         .collect()
 }
 
 /// Where `unsafe` may stand, and why.
 const UNSAFE: &[(&str, &str)] = &[
-    (
-        "svclb-ebpf/src/",
-        "pointers into packets and maps are the kernel's interface",
-    ),
-    (
-        "svclb-userspace/src/bpf/pod.rs",
-        "implements aya's Pod for one wrapper",
-    ),
-    (
-        "tests/src/net/netns.rs",
-        "children enter a network namespace between fork and exec",
-    ),
-    (
-        "tests/src/net/bpffs.rs",
-        "children enter a mount namespace between fork and exec",
-    ),
+    ("svclb-ebpf/src/", "pointers into packets and maps are the kernel's interface"),
+    ("svclb-userspace/src/bpf/pod.rs", "implements aya's Pod for one wrapper"),
+    ("tests/src/net/netns.rs", "children enter a network namespace between fork and exec"),
+    ("tests/src/net/bpffs.rs", "children enter a mount namespace between fork and exec"),
     ("svclb-userspace/src/bpf/sys.rs", "bpf calls that aya lacks"),
 ];
 
@@ -63,19 +46,12 @@ pub(crate) fn unsafe_code(files: &Files) -> Vec<String> {
     files
         .rust()
         .filter(|file| !UNSAFE.iter().any(|(place, _)| file.path.starts_with(place)))
-        .filter(|file| {
-            file.text()
-                .is_some_and(|text| has_word(&code_of(text), "unsafe", ""))
-        })
+        .filter(|file| file.text().is_some_and(|text| has_word(&code_of(text), "unsafe", "")))
         .map(|file| {
             format!(
                 "{} holds unsafe code; it may stand in {}",
                 file.path,
-                UNSAFE
-                    .iter()
-                    .map(|(place, why)| format!("{place} ({why})"))
-                    .collect::<Vec<_>>()
-                    .join(", ")
+                UNSAFE.iter().map(|(place, why)| format!("{place} ({why})")).collect::<Vec<_>>().join(", ")
             )
         })
         .collect()
@@ -118,26 +94,12 @@ pub(crate) fn kube_imports(files: &Files) -> Vec<String> {
 /// Which part of the agent may not import which others. The stream is
 /// `k8s, host -> model <- desired <- plan <- tables`; an arrow points at what is imported.
 const STREAM: &[(&str, &[&str])] = &[
-    (
-        "model",
-        &[
-            "desired", "plan", "tables", "k8s", "host", "bpf", "agent", "cli",
-        ],
-    ),
-    (
-        "desired",
-        &["plan", "tables", "k8s", "host", "bpf", "agent", "cli"],
-    ),
+    ("model", &["desired", "plan", "tables", "k8s", "host", "bpf", "agent", "cli"]),
+    ("desired", &["plan", "tables", "k8s", "host", "bpf", "agent", "cli"]),
     ("plan", &["tables", "k8s", "host", "bpf", "agent", "cli"]),
     ("tables", &["k8s", "host", "agent", "cli"]),
-    (
-        "k8s",
-        &["desired", "plan", "tables", "host", "bpf", "agent", "cli"],
-    ),
-    (
-        "host",
-        &["desired", "plan", "tables", "k8s", "agent", "cli"],
-    ),
+    ("k8s", &["desired", "plan", "tables", "host", "bpf", "agent", "cli"]),
+    ("host", &["desired", "plan", "tables", "k8s", "agent", "cli"]),
 ];
 
 /// The agent's parts import each other in one direction.
@@ -169,26 +131,19 @@ pub(crate) fn one_way_imports(files: &Files) -> Vec<String> {
 fn part_of_stream(file: &File) -> Option<(&'static str, &'static [&'static str])> {
     let rest = file.path.strip_prefix("svclb-userspace/src/")?;
     let part = rest.split('/').next()?.trim_end_matches(".rs");
-    STREAM
-        .iter()
-        .find(|(name, _)| *name == part)
-        .map(|(name, forbidden)| (*name, *forbidden))
+    STREAM.iter().find(|(name, _)| *name == part).map(|(name, forbidden)| (*name, *forbidden))
 }
 
 /// Tests that need root are compiled only where they can run, so that `cargo test` works for everyone.
 pub(crate) fn features_of_tests(files: &Files) -> Vec<String> {
-    const FEATURES: [(&str, &str); 3] = [
-        ("netns", "kernel"),
-        ("verifier", "kernel"),
-        ("cluster", "cluster"),
-    ];
+    const FEATURES: [(&str, &str); 3] = [("netns", "kernel"), ("verifier", "kernel"), ("cluster", "cluster")];
     files
         .rust()
         .filter_map(|file| {
             let name = file.path.strip_prefix("tests/tests/")?;
-            let (_, feature) = FEATURES.iter().find(|(rung, _)| {
-                name.starts_with(rung) && (!name.contains('/') || name.ends_with("/main.rs"))
-            })?;
+            let (_, feature) = FEATURES
+                .iter()
+                .find(|(rung, _)| name.starts_with(rung) && (!name.contains('/') || name.ends_with("/main.rs")))?;
             let line = format!("#![cfg(feature = \"{feature}\")]");
             (!file.text()?.contains(&line)).then(|| format!("{} lacks the line {line}", file.path))
         })
@@ -216,10 +171,7 @@ mod tests {
     #[test]
     fn unsafe_in_prose_is_no_unsafe_code() {
         let files = Files::given(&[
-            (
-                "xtask/src/a.rs",
-                "//! nothing unsafe here\nconst A: &str = \"unsafe\";",
-            ),
+            ("xtask/src/a.rs", "//! nothing unsafe here\nconst A: &str = \"unsafe\";"),
             ("xtask/src/b.rs", "fn f() { unsafe { g() } }"),
             ("svclb-ebpf/src/packet.rs", "unsafe fn f() {}"),
         ]);

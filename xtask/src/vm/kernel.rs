@@ -62,29 +62,17 @@ pub(crate) fn fetch(version: Version, folder: &Path, log: &Path) -> Result<Kerne
     }
     let progress = Progress::start(format!("fetching {package}"));
     fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
-    process::run(
-        Command::new("apt-get")
-            .current_dir(&root)
-            .args(["download", "-q", &package]),
-        log,
-        |line| progress.now(line),
-    )?;
+    process::run(Command::new("apt-get").current_dir(&root).args(["download", "-q", &package]), log, |line| {
+        progress.now(line)
+    })?;
     let archive = fs::read_dir(&root)
         .with_context(|| format!("reading {}", root.display()))?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|file| file.extension().is_some_and(|extension| extension == "deb"))
         .with_context(|| format!("apt-get left no package in {}", root.display()))?;
     progress.now("unpacking");
-    process::run(
-        Command::new("dpkg").arg("-x").arg(&archive).arg(&root),
-        log,
-        |line| progress.now(line),
-    )?;
-    process::run(
-        Command::new("depmod").arg("-b").arg(&root).arg(release),
-        log,
-        |line| progress.now(line),
-    )?;
+    process::run(Command::new("dpkg").arg("-x").arg(&archive).arg(&root), log, |line| progress.now(line))?;
+    process::run(Command::new("depmod").arg("-b").arg(&root).arg(release), log, |line| progress.now(line))?;
     fs::remove_file(&archive).with_context(|| format!("removing {}", archive.display()))?;
     progress.end("done");
     Ok(kernel)
@@ -93,9 +81,8 @@ pub(crate) fn fetch(version: Version, folder: &Path, log: &Path) -> Result<Kerne
 /// The name of the package with the newest build of `version`.
 fn package(version: Version) -> Result<String> {
     let meta = version.meta_package();
-    let depends = process::answer("apt-cache", ["depends", meta]).with_context(|| {
-        format!("apt does not know {meta}; `apt-get update`, or this is no Debian 12 on amd64")
-    })?;
+    let depends = process::answer("apt-cache", ["depends", meta])
+        .with_context(|| format!("apt does not know {meta}; `apt-get update`, or this is no Debian 12 on amd64"))?;
     match depends
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Depends: "))

@@ -36,29 +36,12 @@ const MODULES: [&str; 14] = [
 ];
 
 /// Packs busybox, modules, and the command with its libraries.
-pub(crate) fn pack(
-    kernel: &Kernel,
-    command: &[OsString],
-    folder: &Path,
-    log: &Path,
-) -> Result<PathBuf> {
+pub(crate) fn pack(kernel: &Kernel, command: &[OsString], folder: &Path, log: &Path) -> Result<PathBuf> {
     let progress = Progress::start("packing the root file system");
     let tree = tempfile::tempdir_in(folder).context("making a folder for the root file system")?;
     let root = tree.path();
-    for name in [
-        "bin",
-        "sbin",
-        "proc",
-        "sys",
-        "dev",
-        "tmp",
-        "run",
-        "etc",
-        "root",
-        "lib/modules",
-    ] {
-        fs::create_dir_all(root.join(name))
-            .with_context(|| format!("making {name} of the root file system"))?;
+    for name in ["bin", "sbin", "proc", "sys", "dev", "tmp", "run", "etc", "root", "lib/modules"] {
+        fs::create_dir_all(root.join(name)).with_context(|| format!("making {name} of the root file system"))?;
     }
     let busybox = process::on_path("busybox").context("busybox is not there")?;
     copy(&busybox, &root.join("bin/busybox"))?;
@@ -72,11 +55,7 @@ pub(crate) fn pack(
     let release = kernel.modules.file_name().unwrap_or_default();
     let archive = folder.join(release).with_added_extension("cpio");
     let packed = Command::new("sh")
-        .args([
-            "-c",
-            "cd \"$1\" && find . | cpio --quiet -o -H newc > \"$2\"",
-            "sh",
-        ])
+        .args(["-c", "cd \"$1\" && find . | cpio --quiet -o -H newc > \"$2\"", "sh"])
         .arg(root)
         .arg(std::path::absolute(&archive)?)
         .stdin(Stdio::null())
@@ -95,20 +74,13 @@ fn copy_command(command: &[OsString], root: &Path) -> Result<String> {
         bail!("there is no command to run");
     };
     let name = program.to_string_lossy();
-    let file = if name.contains('/') {
-        Some(PathBuf::from(program))
-    } else {
-        process::on_path(&name)
-    };
+    let file = if name.contains('/') { Some(PathBuf::from(program)) } else { process::on_path(&name) };
     let mut words = vec![name.to_string()];
     // Tools that busybox has are taken from there.
-    let in_busybox = process::answer("busybox", ["--list"])
-        .is_some_and(|list| list.lines().any(|tool| tool == name));
+    let in_busybox = process::answer("busybox", ["--list"]).is_some_and(|list| list.lines().any(|tool| tool == name));
     if !in_busybox {
         let file = file.with_context(|| format!("there is no program {name} on this machine"))?;
-        let file = file
-            .canonicalize()
-            .with_context(|| format!("finding {}", file.display()))?;
+        let file = file.canonicalize().with_context(|| format!("finding {}", file.display()))?;
         let base = file.file_name().context("a program has a name")?;
         copy(&file, &root.join("bin").join(base))?;
         for library in libraries(&file) {
@@ -118,11 +90,7 @@ fn copy_command(command: &[OsString], root: &Path) -> Result<String> {
         words[0] = format!("/bin/{}", base.to_string_lossy());
     }
     words.extend(args.iter().map(|word| word.to_string_lossy().into_owned()));
-    Ok(words
-        .iter()
-        .map(|word| format!("'{}'", word.replace('\'', r"'\''")))
-        .collect::<Vec<_>>()
-        .join(" "))
+    Ok(words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect::<Vec<_>>().join(" "))
 }
 
 /// The libraries that `program` is linked with, and the loader; none for a static one.
@@ -142,8 +110,7 @@ fn libraries(program: &Path) -> Vec<PathBuf> {
 /// Copies the wanted modules and those they depend on, unpacked, and answers with the order to load them.
 fn copy_modules(kernel: &Kernel, root: &Path, log: &Path) -> Result<Vec<String>> {
     let index_file = kernel.modules.join("modules.dep");
-    let index = fs::read_to_string(&index_file)
-        .with_context(|| format!("reading {}", index_file.display()))?;
+    let index = fs::read_to_string(&index_file).with_context(|| format!("reading {}", index_file.display()))?;
     let mut files: Vec<&str> = Vec::new();
     for name in MODULES {
         let line = index.lines().find(|line| {
@@ -166,10 +133,7 @@ fn copy_modules(kernel: &Kernel, root: &Path, log: &Path) -> Result<Vec<String>>
         let from = kernel.modules.join(file);
         let name = format!("{}.ko", module_name(file));
         let to = root.join("lib/modules").join(&name);
-        if Path::new(file)
-            .extension()
-            .is_some_and(|extension| extension == "xz")
-        {
+        if Path::new(file).extension().is_some_and(|extension| extension == "xz") {
             let packed = to.with_extension("ko.xz");
             copy(&from, &packed)?;
             process::run(Command::new("xz").arg("-d").arg(&packed), log, |_| ())?;
@@ -191,8 +155,7 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     if let Some(folder) = to.parent() {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
-    fs::copy(from, to)
-        .with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
+    fs::copy(from, to).with_context(|| format!("copying {} to {}", from.display(), to.display()))?;
     Ok(())
 }
 
@@ -231,9 +194,7 @@ mod tests {
     #[test]
     fn the_machine_says_where_the_command_begins_and_how_it_ended() {
         let script = init_script(&["veth.ko".to_owned()], "'/bin/x' 'y'");
-        let begin = script
-            .find(BEGIN)
-            .expect("it says where the command begins");
+        let begin = script.find(BEGIN).expect("it says where the command begins");
         let end = script.find(END).expect("it says how the command ended");
         let command = script.find("'/bin/x' 'y'").expect("it runs the command");
         assert!(begin < command && command < end);
