@@ -1,1 +1,3 @@
-//! x
+//! The svclb agent, as a library for its command and for tests.
+
+pub mod host;

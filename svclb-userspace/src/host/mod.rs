@@ -1,0 +1,19 @@
+//! The machine around the agent: devices, addresses and routes of its network namespace.
+//!
+//! [`watch()`] follows them through rtnetlink. What is read ([`decode`]) is kept in a [`topology`]; from
+//! that, pure functions decide which [`devices`] get hooks and which addresses the node has. Nothing here
+//! knows of BPF: the caller gives a function that hooks a device.
+
+pub mod address;
+pub mod decode;
+pub mod devices;
+pub mod link;
+mod netlink;
+pub mod topology;
+pub mod watch;
+
+pub use self::{
+    address::{NodeAddress, NodeAddresses},
+    devices::{Attachment, Hooks, Options, Role},
+    watch::{Device, DeviceEvent, HostEvent, Watch, WatchError, watch},
+};

@@ -1,0 +1,306 @@
+//! Follows the devices and addresses of the network namespace.
+//!
+//! A thread of its own reads the kernel's messages, so that a busy agent does not delay it, and calls the
+//! hook function with each device right there: a new pod's device must be hooked within milliseconds.
+//! Everybody else hears of it afterwards through a channel that never blocks the thread.
+//!
+//! Whatever a batch of messages holds, everything is decided anew from all that is known, by pure
+//! functions, and compared with what was decided before. So the order of messages does not matter, and
+//! a change at one device (a bridge's address, say) reaches all that depend on it (its ports).
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    runtime,
+    sync::{mpsc, oneshot},
+    time::{MissedTickBehavior, interval, sleep},
+};
+use tracing::{error, info, warn};
+
+use super::{
+    address::NodeAddresses,
+    decode::Change,
+    devices::{Attachment, Options, classify, leads_out},
+    link::Kind,
+    netlink::{self, Batch, Changes},
+    topology::Topology,
+};
+
+/// How often everything is read anew, in case a message was lost without notice.
+const RESYNC: Duration = Duration::from_mins(5);
+
+/// How soon a failed dump or hook is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A device that is there, or not any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DeviceEvent {
+    /// It is there, or another attachment is due.
+    Present(Device),
+    /// It is gone, and its hooks with it.
+    Gone {
+        /// Interface index that it had.
+        index: u32,
+        /// Name that it had.
+        name: String,
+    },
+}
+
+/// A device and what was decided about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Device {
+    /// Interface index.
+    pub index: u32,
+    /// Name.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// What is due.
+    pub attachment: Attachment,
+}
+
+/// What the watcher tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostEvent {
+    /// All that was there at the start has been told.
+    Synced,
+    /// The node's addresses, once at the start and after each change.
+    Addresses(NodeAddresses),
+    /// A device was given to the hook function.
+    Device {
+        /// The device.
+        event: DeviceEvent,
+        /// From the moment when the kernel's message was read to the end of the hook function.
+        took: Duration,
+        /// What the hook function said when it failed. It is called again until it succeeds.
+        failure: Option<String>,
+    },
+}
+
+/// The watcher could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// No socket.
+    #[error("open an rtnetlink socket: {0}")]
+    Socket(#[source] io::Error),
+    /// No first dump.
+    #[error("read the devices and addresses of the network namespace through rtnetlink: {0}")]
+    Dump(#[source] io::Error),
+    /// No thread.
+    #[error("start the thread that follows devices: {0}")]
+    Thread(#[source] io::Error),
+}
+
+/// Keeps the watcher running; dropping it ends the thread and waits for it.
+#[derive(Debug)]
+pub struct Watch {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            warn!("the thread that follows devices had panicked");
+        }
+    }
+}
+
+/// Starts to follow the network namespace of the calling thread.
+///
+/// `hook` is called on the watcher's thread with every device, first with all that exist. It should take
+/// well below a millisecond. A device for which it fails is given to it again, once a second.
+pub fn watch<H, E>(options: Options, hook: H) -> Result<(mpsc::UnboundedReceiver<HostEvent>, Watch), WatchError>
+where
+    H: FnMut(&DeviceEvent) -> Result<(), E> + Send + 'static,
+    E: fmt::Display,
+{
+    let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(WatchError::Thread)?;
+    // Subscribed before the dump: what changes in between is told again, and nothing is missed.
+    let changes = {
+        let _inside = runtime.enter();
+        Changes::subscribe().map_err(WatchError::Socket)?
+    };
+    let topology = first_dump()?;
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let (stop, stopped) = oneshot::channel();
+    let watcher =
+        Watcher { options, hook, sender, topology, node: None, told: BTreeMap::new(), failed: BTreeSet::new() };
+    let thread = thread::Builder::new()
+        .name("devices".into())
+        .spawn(move || runtime.block_on(run(watcher, changes, stopped)))
+        .map_err(WatchError::Thread)?;
+    Ok((receiver, Watch { stop: Some(stop), thread: Some(thread) }))
+}
+
+/// The first dump. While very many devices come up, a dump is disturbed again and again; what is read in
+/// the end may lack some, but the changes that disturbed it are waiting in the other socket.
+fn first_dump() -> Result<Topology, WatchError> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match netlink::dump() {
+            Ok(topology) => return Ok(topology),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted && Instant::now() < deadline => {}
+            Err(error) => return Err(WatchError::Dump(error)),
+        }
+    }
+}
+
+async fn run<H, E>(mut watcher: Watcher<H>, mut changes: Changes, mut stopped: oneshot::Receiver<()>)
+where
+    H: FnMut(&DeviceEvent) -> Result<(), E>,
+    E: fmt::Display,
+{
+    watcher.settle(&BTreeSet::new(), Instant::now());
+    watcher.tell(HostEvent::Synced);
+    let mut resync = interval(RESYNC);
+    resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    resync.reset();
+    let mut dump_due = false;
+    loop {
+        let retry = dump_due || !watcher.failed.is_empty();
+        tokio::select! {
+            biased;
+            _ = &mut stopped => return,
+            batch = changes.next() => match batch {
+                Ok(Batch::Changes(found)) => watcher.take(found),
+                Ok(Batch::Overrun) => {
+                    warn!("the kernel told of more changes than could be read: reading all devices anew");
+                    dump_due = !watcher.resync();
+                }
+                Err(error) => {
+                    error!(%error, "reading changes of devices failed: new devices are not hooked any more");
+                    return;
+                }
+            },
+            _ = resync.tick() => dump_due = !watcher.resync(),
+            () = sleep(RETRY), if retry => {
+                if dump_due {
+                    dump_due = !watcher.resync();
+                } else {
+                    watcher.settle(&BTreeSet::new(), Instant::now());
+                }
+            }
+        }
+    }
+}
+
+struct Watcher<H> {
+    options: Options,
+    hook: H,
+    sender: mpsc::UnboundedSender<HostEvent>,
+    topology: Topology,
+    node: Option<NodeAddresses>,
+    told: BTreeMap<u32, Device>,
+    failed: BTreeSet<u32>,
+}
+
+impl<H, E> Watcher<H>
+where
+    H: FnMut(&DeviceEvent) -> Result<(), E>,
+    E: fmt::Display,
+{
+    fn take(&mut self, changes: Vec<Change>) {
+        let seen = Instant::now();
+        let mut reborn = BTreeSet::new();
+        for change in changes {
+            if let Change::LinkGone(index) = change {
+                reborn.insert(index);
+            }
+            self.topology.apply(change);
+        }
+        self.settle(&reborn, seen);
+    }
+
+    /// Reads everything anew; `false` if that must be tried again.
+    fn resync(&mut self) -> bool {
+        let seen = Instant::now();
+        match netlink::dump() {
+            Ok(topology) => {
+                self.topology = topology;
+                self.settle(&BTreeSet::new(), seen);
+                true
+            }
+            Err(error) => {
+                warn!(%error, "reading all devices failed; trying again");
+                false
+            }
+        }
+    }
+
+    /// Decides everything anew and tells the differences. `reborn` are devices that were gone in between,
+    /// though there may be one under the same index again: their hooks are lost.
+    fn settle(&mut self, reborn: &BTreeSet<u32>, seen: Instant) {
+        let node = self.topology.node_addresses(|link| leads_out(link, &self.topology));
+        let due: Vec<Device> = self
+            .topology
+            .links()
+            .map(|link| Device {
+                index: link.index,
+                name: link.name.clone(),
+                kind: link.kind.clone(),
+                attachment: classify(link, &self.topology, &node, &self.options),
+            })
+            .collect();
+        let gone = |index: u32| reborn.contains(&index) || self.topology.link(index).is_none();
+        let lost: Vec<u32> = self.told.keys().copied().filter(|&index| gone(index)).collect();
+        for index in lost {
+            if let Some(device) = self.told.remove(&index) {
+                self.call(DeviceEvent::Gone { index, name: device.name }, seen);
+            }
+        }
+        for device in due {
+            if self.told.get(&device.index) != Some(&device) || self.failed.contains(&device.index) {
+                self.told.insert(device.index, device.clone());
+                self.call(DeviceEvent::Present(device), seen);
+            }
+        }
+        if self.node.as_ref() != Some(&node) {
+            self.node = Some(node.clone());
+            self.tell(HostEvent::Addresses(node));
+        }
+    }
+
+    fn call(&mut self, event: DeviceEvent, seen: Instant) {
+        let (index, there) = match &event {
+            DeviceEvent::Present(device) => (device.index, true),
+            DeviceEvent::Gone { index, .. } => (*index, false),
+        };
+        let failure = (self.hook)(&event).err().map(|error| error.to_string());
+        let took = seen.elapsed();
+        if failure.is_some() && there {
+            self.failed.insert(index);
+        } else {
+            self.failed.remove(&index);
+        }
+        log(&event, failure.as_deref());
+        self.tell(HostEvent::Device { event, took, failure });
+    }
+
+    fn tell(&self, event: HostEvent) {
+        // Nobody listens any more while the agent ends.
+        drop(self.sender.send(event));
+    }
+}
+
+fn log(event: &DeviceEvent, failure: Option<&str>) {
+    match (event, failure) {
+        (DeviceEvent::Present(device), Some(failure)) => warn!(device = device.name, failure, "device not hooked"),
+        (DeviceEvent::Gone { name, .. }, Some(failure)) => warn!(device = name, failure, "device not forgotten"),
+        (DeviceEvent::Gone { name, .. }, None) => info!(device = name, "device is gone"),
+        (DeviceEvent::Present(device), None) => match &device.attachment {
+            Attachment::Hooked(hooks) => {
+                info!(device = device.name, kind = %device.kind, role = %hooks.role, "device hooked");
+            }
+            Attachment::Left(reason) => info!(device = device.name, kind = %device.kind, %reason, "device left alone"),
+        },
+    }
+}
