@@ -5,8 +5,7 @@ use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 use svclb_tests::net::{
-    Askers, Client, FileCluster, Lab, LabOptions, Manifests, PathKind, PodNetwork, Protocol,
-    all_paths,
+    Askers, Client, FileCluster, Lab, LabOptions, Manifests, PathKind, PodNetwork, Protocol, all_paths,
 };
 
 const EXAMPLE: &str = include_str!("../../examples/httpd.yaml");
@@ -29,25 +28,14 @@ async fn the_example_becomes_three_pods_and_a_complete_service() -> Result<()> {
     assert_eq!(nodes, [1, 2, 1]);
     for pod in &state.pods {
         for address in pod.address.both() {
-            let reply = Client::new(&lab.client().netns, grace * 5)
-                .http(SocketAddr::new(address, 80))
-                .await?;
+            let reply = Client::new(&lab.client().netns, grace * 5).http(SocketAddr::new(address, 80)).await?;
             assert_eq!(reply.answer.pod, pod.name);
         }
     }
-    let written = Manifests::read(&[
-        folder.path().join("pods.yaml"),
-        folder.path().join("services.yaml"),
-    ])?;
+    let written = Manifests::read(&[folder.path().join("pods.yaml"), folder.path().join("services.yaml")])?;
     assert_eq!(written.pods.len(), 3);
-    let spec = written.services[0]
-        .spec
-        .as_ref()
-        .expect("a Service has a spec");
-    assert_eq!(
-        spec.cluster_ips.as_deref(),
-        Some(&["10.96.0.16".to_owned(), "fd00:10:96::10".to_owned()][..])
-    );
+    let spec = written.services[0].spec.as_ref().expect("a Service has a spec");
+    assert_eq!(spec.cluster_ips.as_deref(), Some(&["10.96.0.16".to_owned(), "fd00:10:96::10".to_owned()][..]));
     assert!(fs::read_to_string(folder.path().join("nodes.yaml"))?.contains("2001:db8:1::12"));
     Ok(())
 }
@@ -59,10 +47,7 @@ async fn pods_that_are_to_go_answer_through_their_grace_period() -> Result<()> {
     let mut cluster = FileCluster::new(&lab, folder.path(), PodNetwork::Bridged, grace)?;
     cluster.apply(&lab, &Manifests::parse(EXAMPLE)?)?;
     let first = cluster.state().pods[0].clone();
-    cluster.apply(
-        &lab,
-        &Manifests::parse(&EXAMPLE.replace("replicas: 3", "replicas: 0"))?,
-    )?;
+    cluster.apply(&lab, &Manifests::parse(&EXAMPLE.replace("replicas: 3", "replicas: 0"))?)?;
     assert!(fs::read_to_string(folder.path().join("pods.yaml"))?.contains("deletionTimestamp"));
     let asker = Client::new(&lab.client().netns, grace);
     let to = SocketAddr::new(first.address.v4.into(), 80);
@@ -82,25 +67,11 @@ async fn every_path_of_the_example_is_asked_in_both_families_and_protocols() -> 
     let (lab, folder) = (Lab::new(LabOptions::default())?, tempfile::tempdir()?);
     let mut cluster = FileCluster::new(&lab, folder.path(), PodNetwork::Routed, Duration::ZERO)?;
     cluster.apply(&lab, &Manifests::parse(EXAMPLE)?)?;
-    let pods = lab
-        .nodes()
-        .iter()
-        .map(|node| node.pod("asker", PodNetwork::Routed))
-        .collect::<Result<_>>()?;
-    let askers = Askers {
-        pods,
-        forbidden: Some(lab.node(1).pod("stranger", PodNetwork::Routed)?),
-    };
-    let lines: BTreeSet<_> = all_paths(&lab, &askers, &cluster.state())
-        .into_iter()
-        .map(|path| path.line)
-        .collect();
-    for (v4, protocol) in [
-        (true, Protocol::Tcp),
-        (true, Protocol::Udp),
-        (false, Protocol::Tcp),
-        (false, Protocol::Udp),
-    ] {
+    let pods = lab.nodes().iter().map(|node| node.pod("asker", PodNetwork::Routed)).collect::<Result<_>>()?;
+    let askers = Askers { pods, forbidden: Some(lab.node(1).pod("stranger", PodNetwork::Routed)?) };
+    let lines: BTreeSet<_> = all_paths(&lab, &askers, &cluster.state()).into_iter().map(|path| path.line).collect();
+    for (v4, protocol) in [(true, Protocol::Tcp), (true, Protocol::Udp), (false, Protocol::Tcp), (false, Protocol::Udp)]
+    {
         let count = |kind: PathKind| {
             let same = |line: &&_| matches(line, kind, v4, protocol);
             lines.iter().filter(same).count()

@@ -5,8 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 use svclb_tests::net::{
-    Client, FailureKind, Inventory, Lab, LabOptions, Load, LoadPlan, Offload, PodNetwork, Policy,
-    SourcePort, Underlay,
+    Client, FailureKind, Inventory, Lab, LabOptions, Load, LoadPlan, Offload, PodNetwork, Policy, SourcePort, Underlay,
 };
 
 const DEADLINE: Duration = Duration::from_secs(2);
@@ -15,31 +14,20 @@ const DEADLINE: Duration = Duration::from_secs(2);
 async fn pods_reach_each_other_in_every_kind_of_lab() -> Result<()> {
     for underlay in [Underlay::Direct, Underlay::Vxlan] {
         for offload in [Offload::On, Offload::Off] {
-            let lab = Lab::new(LabOptions {
-                underlay,
-                offload,
-                control_plane: true,
-            })?;
+            let lab = Lab::new(LabOptions { underlay, offload, control_plane: true })?;
             for network in [PodNetwork::Routed, PodNetwork::Bridged] {
                 let client = lab.node(1).pod("client", network)?;
                 for node in lab.nodes() {
                     let server = node.pod("server", network)?;
                     let _answerer = server.answer(&[80])?;
-                    for (netns, own) in [
-                        (client.netns(), client.address()),
-                        (&lab.client().netns, lab.client().address),
-                    ] {
+                    for (netns, own) in
+                        [(client.netns(), client.address()), (&lab.client().netns, lab.client().address)]
+                    {
                         let asker = Client::new(netns, DEADLINE);
                         for address in server.address().both() {
                             let to = SocketAddr::new(address, 80);
-                            let place = format!(
-                                "{underlay:?} {offload:?} {network:?} {} -> {to}",
-                                netns.label()
-                            );
-                            if underlay == Underlay::Vxlan
-                                && netns.label() == "outside client"
-                                && node.number() == 2
-                            {
+                            let place = format!("{underlay:?} {offload:?} {network:?} {} -> {to}", netns.label());
+                            if underlay == Underlay::Vxlan && netns.label() == "outside client" && node.number() == 2 {
                                 continue;
                             }
                             let reply = asker.http(to).await.expect(&place);
@@ -60,10 +48,7 @@ async fn pods_reach_each_other_in_every_kind_of_lab() -> Result<()> {
 async fn a_policy_lets_only_its_clients_in() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
     let node = lab.node(1);
-    let (friend, stranger) = (
-        node.pod("friend", PodNetwork::Routed)?,
-        node.pod("stranger", PodNetwork::Routed)?,
-    );
+    let (friend, stranger) = (node.pod("friend", PodNetwork::Routed)?, node.pod("stranger", PodNetwork::Routed)?);
     let server = node.pod("server", PodNetwork::Routed)?;
     let _answerer = server.answer(&[80, 81])?;
     node.enforce(&Policy {
@@ -78,24 +63,11 @@ async fn a_policy_lets_only_its_clients_in() -> Result<()> {
         asker.http(open).await.expect("the friend is let in");
         asker.udp(open).await.expect("the friend is let in");
         let asker = Client::new(stranger.netns(), brief);
-        let failure = asker
-            .http(open)
-            .await
-            .expect_err("the stranger is not let in");
+        let failure = asker.http(open).await.expect_err("the stranger is not let in");
         assert_eq!(failure.kind, FailureKind::TimedOut);
-        assert_eq!(
-            asker.udp(open).await.expect_err("nor by UDP").kind,
-            FailureKind::TimedOut
-        );
+        assert_eq!(asker.udp(open).await.expect_err("nor by UDP").kind, FailureKind::TimedOut);
         let asker = Client::new(friend.netns(), brief);
-        assert_eq!(
-            asker
-                .http(shut)
-                .await
-                .expect_err("the port is not open")
-                .kind,
-            FailureKind::TimedOut
-        );
+        assert_eq!(asker.http(shut).await.expect_err("the port is not open").kind, FailureKind::TimedOut);
     }
     assert!(node.dropped_by_policy()? >= 6);
     Ok(())
@@ -104,10 +76,8 @@ async fn a_policy_lets_only_its_clients_in() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refusals_and_source_ports_are_told_apart() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
-    let (client, server) = (
-        lab.node(1).pod("client", PodNetwork::Routed)?,
-        lab.node(2).pod("server", PodNetwork::Routed)?,
-    );
+    let (client, server) =
+        (lab.node(1).pod("client", PodNetwork::Routed)?, lab.node(2).pod("server", PodNetwork::Routed)?);
     let answerer = server.answer(&[80])?;
     let asker = Client::new(client.netns(), DEADLINE);
     for address in server.address().both() {
@@ -119,14 +89,8 @@ async fn refusals_and_source_ports_are_told_apart() -> Result<()> {
         let first = open.ask().await?.answer.client;
         assert_eq!(open.ask().await?.answer.client, first);
         let nobody = SocketAddr::new(address, 9);
-        assert_eq!(
-            asker.http(nobody).await.expect_err("nobody listens").kind,
-            FailureKind::Refused
-        );
-        assert_eq!(
-            asker.udp(nobody).await.expect_err("nobody listens").kind,
-            FailureKind::Refused
-        );
+        assert_eq!(asker.http(nobody).await.expect_err("nobody listens").kind, FailureKind::Refused);
+        assert_eq!(asker.udp(nobody).await.expect_err("nobody listens").kind, FailureKind::Refused);
     }
     assert_eq!((answerer.http_requests(), answerer.datagrams()), (4, 4));
     Ok(())
@@ -139,11 +103,7 @@ async fn load_is_accounted_for_exactly() -> Result<()> {
     let answerer = server.answer(&[80])?;
     let asker = Client::new(&lab.client().netns, DEADLINE);
     let to = SocketAddr::new(server.address().v4.into(), 80);
-    let plan = LoadPlan {
-        new_per_second: 300,
-        open: 10,
-        pause: Duration::from_millis(20),
-    };
+    let plan = LoadPlan { new_per_second: 300, open: 10, pause: Duration::from_millis(20) };
     let load = Load::start(&asker, to, plan);
     while load.so_far().answered < 300 {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -155,18 +115,8 @@ async fn load_is_accounted_for_exactly() -> Result<()> {
     let report = load.stop().await;
     assert_eq!(report.opened, 10, "{report}");
     assert_eq!(report.broken, 10, "{report}");
-    assert_eq!(
-        report.started + report.broken,
-        report.answered + report.failed(),
-        "{report}"
-    );
-    assert!(
-        report
-            .failures
-            .get(&FailureKind::Refused)
-            .is_some_and(|refused| *refused >= 30),
-        "{report}"
-    );
+    assert_eq!(report.started + report.broken, report.answered + report.failed(), "{report}");
+    assert!(report.failures.get(&FailureKind::Refused).is_some_and(|refused| *refused >= 30), "{report}");
     Ok(())
 }
 
@@ -176,16 +126,8 @@ fn a_lab_leaves_nothing_behind() -> Result<()> {
     let lab = Lab::new(LabOptions::default())?;
     let pod = lab.node(1).pod("short-lived", PodNetwork::Bridged)?;
     drop(pod);
-    let links = lab
-        .node(1)
-        .netns()
-        .command("ip")
-        .args(["-o", "link"])
-        .output()?;
-    assert!(
-        !String::from_utf8_lossy(&links.stdout).contains("pod"),
-        "the pod's device is gone with the pod"
-    );
+    let links = lab.node(1).netns().command("ip").args(["-o", "link"]).output()?;
+    assert!(!String::from_utf8_lossy(&links.stdout).contains("pod"), "the pod's device is gone with the pod");
     drop(lab);
     assert_eq!(before.left_since(), Vec::<std::path::PathBuf>::new());
     Ok(())

@@ -13,6 +13,7 @@ mod ci;
 mod process;
 mod progress;
 mod repository;
+mod run;
 mod setup;
 mod test;
 mod tidy;
@@ -31,6 +32,7 @@ struct Xtask {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Args),
     Setup(setup::Args),
     Test(test::Args),
     Tidy(tidy::Args),
@@ -50,6 +52,7 @@ enum Outcome {
 impl Command {
     fn run(&self) -> anyhow::Result<Outcome> {
         match self {
+            Self::Run(args) => run::run(args),
             Self::Setup(args) => setup::run(args),
             Self::Test(args) => test::run(args),
             Self::Tidy(args) => tidy::run(args),

@@ -33,28 +33,19 @@ impl Pair {
 
 /// The network of the nodes and the control plane.
 pub(super) fn on_node_network(host: u8) -> Pair {
-    let digits =
-        u16::from_str_radix(&host.to_string(), 16).expect("decimal digits are hexadecimal ones");
-    Pair {
-        v4: Ipv4Addr::new(192, 0, 2, host),
-        v6: Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, digits),
-    }
+    let digits = u16::from_str_radix(&host.to_string(), 16).expect("decimal digits are hexadecimal ones");
+    Pair { v4: Ipv4Addr::new(192, 0, 2, host), v6: Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, digits) }
 }
 
 /// The network behind the router.
 pub(super) fn outside(host: u8) -> Pair {
-    let digits =
-        u16::from_str_radix(&host.to_string(), 16).expect("decimal digits are hexadecimal ones");
-    Pair {
-        v4: Ipv4Addr::new(198, 51, 100, host),
-        v6: Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, digits),
-    }
+    let digits = u16::from_str_radix(&host.to_string(), 16).expect("decimal digits are hexadecimal ones");
+    Pair { v4: Ipv4Addr::new(198, 51, 100, host), v6: Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, digits) }
 }
 
 /// The pods of node `node`; 1 is the bridge's own address there.
 pub(super) fn pod(node: u8, host: u8) -> Pair {
-    let digits =
-        u16::from_str_radix(&node.to_string(), 16).expect("decimal digits are hexadecimal ones");
+    let digits = u16::from_str_radix(&node.to_string(), 16).expect("decimal digits are hexadecimal ones");
     Pair {
         v4: Ipv4Addr::new(10, 244, node, host),
         v6: Ipv6Addr::new(0xfd00, 0x10, 0x244, digits, 0, 0, 0, u16::from(host)),
@@ -66,10 +57,7 @@ pub const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:10:244::/48";
 
 /// The prefix of the pods of node `node`, both families.
 pub(super) fn pod_prefixes(node: u8) -> [String; 2] {
-    [
-        format!("10.244.{node}.0/24"),
-        format!("fd00:10:244:{node}::/64"),
-    ]
+    [format!("10.244.{node}.0/24"), format!("fd00:10:244:{node}::/64")]
 }
 
 #[cfg(test)]

@@ -56,42 +56,22 @@ impl Agent {
         let node = lab.node(node);
         let log = how.logs.join(format!("{}.log", node.name()));
         let mut command = lab.bpffs().applied_to(node.netns().command(&how.binary));
-        command
-            .arg("agent")
-            .args(&how.source)
-            .args(["--node-name", node.name()]);
+        command.arg("agent").args(&how.source).args(["--node-name", node.name()]);
         command.arg("--bpffs").arg(lab.bpffs().folder(node.name()));
-        command
-            .args(["--attach", &how.attach, "--cluster-cidr", CLUSTER_CIDR])
-            .args(&how.more);
+        command.args(["--attach", &how.attach, "--cluster-cidr", CLUSTER_CIDR]).args(&how.more);
         let file = File::options().create(true).append(true).open(&log);
         let file = file.with_context(|| format!("open the agent's log {}", log.display()))?;
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(file);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
         let mut child = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .spawn()
             .with_context(|| format!("start {} in {}", how.binary.display(), node.name()))?;
-        let stdout = child
-            .stdout
-            .take()
-            .context("the agent has no standard output")?;
-        let mut agent = Self {
-            node: node.name().to_owned(),
-            child,
-            log,
-            stdout: BufReader::new(stdout),
-        };
+        let stdout = child.stdout.take().context("the agent has no standard output")?;
+        let mut agent = Self { node: node.name().to_owned(), child, log, stdout: BufReader::new(stdout) };
         match timeout(READY_WITHIN, agent.wait_until_ready()).await {
             Ok(ready) => ready?,
             Err(_elapsed) => {
-                bail!(
-                    "the agent of {} was not ready within {READY_WITHIN:?}{}",
-                    agent.node,
-                    agent.last_words()
-                )
+                bail!("the agent of {} was not ready within {READY_WITHIN:?}{}", agent.node, agent.last_words())
             }
         }
         Ok(agent)
@@ -103,11 +83,7 @@ impl Agent {
             line.clear();
             if self.stdout.read_line(&mut line).await? == 0 {
                 let status = self.child.wait().await?;
-                bail!(
-                    "the agent of {} ended before it was ready ({status}){}",
-                    self.node,
-                    self.last_words()
-                );
+                bail!("the agent of {} ended before it was ready ({status}){}", self.node, self.last_words());
             }
             if line.trim() == "ready" {
                 return Ok(());
@@ -129,20 +105,13 @@ impl Agent {
     pub fn check(&mut self) -> Result<()> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => bail!(
-                "the agent of {} ended ({status}){}",
-                self.node,
-                self.last_words()
-            ),
+            Some(status) => bail!("the agent of {} ended ({status}){}", self.node, self.last_words()),
         }
     }
 
     /// Kills it without warning, as a crash would, and waits until it is gone.
     pub async fn kill(mut self) -> Result<()> {
-        self.child
-            .kill()
-            .await
-            .with_context(|| format!("kill the agent of {}", self.node))
+        self.child.kill().await.with_context(|| format!("kill the agent of {}", self.node))
     }
 
     /// Asks it to end and waits until it has.
@@ -153,16 +122,9 @@ impl Agent {
         match timeout(Duration::from_secs(10), self.child.wait()).await {
             Ok(status) => {
                 let status = status?;
-                if status.success() {
-                    Ok(())
-                } else {
-                    bail!("the agent of {} ended with {status}", self.node)
-                }
+                if status.success() { Ok(()) } else { bail!("the agent of {} ended with {status}", self.node) }
             }
-            Err(_elapsed) => bail!(
-                "the agent of {} did not end within 10 s of SIGTERM",
-                self.node
-            ),
+            Err(_elapsed) => bail!("the agent of {} did not end within 10 s of SIGTERM", self.node),
         }
     }
 
@@ -170,9 +132,7 @@ impl Agent {
     fn last_words(&self) -> String {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
-        let last = lines
-            .get(lines.len().saturating_sub(15)..)
-            .unwrap_or_default();
+        let last = lines.get(lines.len().saturating_sub(15)..).unwrap_or_default();
         format!("; the end of {}:\n{}", self.log.display(), last.join("\n"))
     }
 }

@@ -19,7 +19,7 @@ pub struct Allocator {
     node_ports: BTreeMap<String, i32>,
 }
 
-/// What was added to which Service, in words.
+/// What was newly given to which Service, in words.
 pub type Added = Vec<String>;
 
 impl Allocator {
@@ -27,18 +27,10 @@ impl Allocator {
     pub fn complete(&mut self, services: &mut [Service]) -> Result<Added> {
         let names: BTreeSet<String> = services.iter().map(full_name).collect();
         self.numbers.retain(|name, _| names.contains(name));
-        self.node_ports.retain(|key, _| {
-            key.rsplit_once('|')
-                .is_some_and(|(name, _)| names.contains(name))
-        });
+        self.node_ports.retain(|key, _| key.rsplit_once('|').is_some_and(|(name, _)| names.contains(name)));
         let mut taken: BTreeSet<i32> = services
             .iter()
-            .flat_map(|service| {
-                service
-                    .spec
-                    .iter()
-                    .flat_map(|spec| spec.ports.iter().flatten())
-            })
+            .flat_map(|service| service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()))
             .filter_map(|port| port.node_port)
             .chain(self.node_ports.values().copied())
             .collect();
@@ -46,10 +38,7 @@ impl Allocator {
         for service in services {
             let name = full_name(service);
             let spec = service.spec.get_or_insert_default();
-            let kind = spec
-                .type_
-                .get_or_insert_with(|| "ClusterIP".to_owned())
-                .clone();
+            let kind = spec.type_.get_or_insert_with(|| "ClusterIP".to_owned()).clone();
             if kind == "ExternalName" || spec.cluster_ip.as_deref() == Some("None") {
                 continue;
             }
@@ -61,24 +50,18 @@ impl Allocator {
         Ok(added)
     }
 
-    fn add_addresses(
-        &mut self,
-        name: &str,
-        spec: &mut ServiceSpec,
-        added: &mut Added,
-    ) -> Result<()> {
+    fn add_addresses(&mut self, name: &str, spec: &mut ServiceSpec, added: &mut Added) -> Result<()> {
         let mut addresses = spec.cluster_ips.clone().unwrap_or_default();
         if addresses.is_empty() {
-            addresses.extend(
-                spec.cluster_ip
-                    .clone()
-                    .filter(|address| !address.is_empty()),
-            );
+            addresses.extend(spec.cluster_ip.clone().filter(|address| !address.is_empty()));
         }
         let families = families(spec, &addresses);
+        let is_new = !self.numbers.contains_key(name);
         for family in families.iter().skip(addresses.len()) {
             let address = cluster_address(self.number(name)?, family == "IPv6");
-            added.push(format!("Service {name} has the cluster address {address}"));
+            if is_new {
+                added.push(format!("Service {name} has the cluster address {address}"));
+            }
             addresses.push(address.to_string());
         }
         spec.cluster_ip = addresses.first().cloned();
@@ -94,12 +77,7 @@ impl Allocator {
         taken: &mut BTreeSet<i32>,
         added: &mut Added,
     ) -> Result<()> {
-        for port in spec
-            .ports
-            .iter_mut()
-            .flatten()
-            .filter(|port| port.node_port.unwrap_or(0) == 0)
-        {
+        for port in spec.ports.iter_mut().flatten().filter(|port| port.node_port.unwrap_or(0) == 0) {
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
             let key = format!("{name}|{}/{protocol}", port.port);
             let number = match self.node_ports.get(&key) {
@@ -109,12 +87,8 @@ impl Allocator {
                     .context("all node ports from 30000 to 32767 are in use")?,
             };
             taken.insert(number);
-            added.push(format!(
-                "Service {name} has the node port {number} for {}/{protocol}",
-                port.port
-            ));
+            added.push(format!("Service {name} has the node port {number} for {}/{protocol}", port.port));
             self.node_ports.insert(key, number);
-            port.node_port = Some(number);
         }
         Ok(())
     }
@@ -124,9 +98,7 @@ impl Allocator {
             return Ok(*number);
         }
         let used: BTreeSet<u16> = self.numbers.values().copied().collect();
-        let number = (0..60_000)
-            .find(|number| !used.contains(number))
-            .context("too many Services")?;
+        let number = (0..60_000).find(|number| !used.contains(number)).context("too many Services")?;
         self.numbers.insert(name.to_owned(), number);
         Ok(number)
     }
@@ -134,25 +106,12 @@ impl Allocator {
 
 /// The families that the Service asks for, in its order.
 fn families(spec: &ServiceSpec, addresses: &[String]) -> Vec<String> {
-    let of = |address: &String| {
-        if address.contains(':') {
-            "IPv6"
-        } else {
-            "IPv4"
-        }
-        .to_owned()
-    };
-    let mut families = spec
-        .ip_families
-        .clone()
-        .unwrap_or_else(|| addresses.iter().map(of).collect());
+    let of = |address: &String| if address.contains(':') { "IPv6" } else { "IPv4" }.to_owned();
+    let mut families = spec.ip_families.clone().unwrap_or_else(|| addresses.iter().map(of).collect());
     if families.is_empty() {
         families.push("IPv4".to_owned());
     }
-    let dual = matches!(
-        spec.ip_family_policy.as_deref(),
-        Some("PreferDualStack" | "RequireDualStack")
-    );
+    let dual = matches!(spec.ip_family_policy.as_deref(), Some("PreferDualStack" | "RequireDualStack"));
     if dual && families.len() == 1 {
         families.push(if families == ["IPv4"] { "IPv6" } else { "IPv4" }.to_owned());
     }
@@ -173,11 +132,7 @@ fn cluster_address(number: u16, v6: bool) -> IpAddr {
 /// `NAMESPACE/NAME`.
 pub(super) fn full_name(service: &Service) -> String {
     let metadata = &service.metadata;
-    format!(
-        "{}/{}",
-        metadata.namespace.as_deref().unwrap_or("default"),
-        metadata.name.as_deref().unwrap_or_default()
-    )
+    format!("{}/{}", metadata.namespace.as_deref().unwrap_or("default"), metadata.name.as_deref().unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -187,22 +142,17 @@ mod tests {
     fn completed(allocator: &mut Allocator, text: &str) -> Vec<ServiceSpec> {
         let mut services = Manifests::parse(text).expect("valid").services;
         allocator.complete(&mut services).expect("there is room");
-        services
-            .into_iter()
-            .filter_map(|service| service.spec)
-            .collect()
+        services.into_iter().filter_map(|service| service.spec).collect()
     }
 
     #[test]
     fn addresses_follow_the_families_and_stay_while_the_service_exists() {
-        let web = "kind: Service\nmetadata: {name: web}\nspec: {ipFamilyPolicy: PreferDualStack, ports: [{port: 80}]}\n";
+        let web =
+            "kind: Service\nmetadata: {name: web}\nspec: {ipFamilyPolicy: PreferDualStack, ports: [{port: 80}]}\n";
         let old = "kind: Service\nmetadata: {name: old}\nspec: {ports: [{port: 80}]}\n---\n";
         let mut allocator = Allocator::default();
         let first = completed(&mut allocator, &format!("{old}{web}"));
-        assert_eq!(
-            first[0].cluster_ips.as_deref(),
-            Some(&["10.96.0.16".to_owned()][..])
-        );
+        assert_eq!(first[0].cluster_ips.as_deref(), Some(&["10.96.0.16".to_owned()][..]));
         assert_eq!(first[1].cluster_ips.as_deref().map(<[_]>::len), Some(2));
         let second = completed(&mut allocator, web);
         assert_eq!(second[0].cluster_ips, first[1].cluster_ips);
@@ -215,16 +165,8 @@ mod tests {
                     ports: [{port: 80, nodePort: 30000}, {port: 81}]}\n---\n\
                     kind: Service\nmetadata: {name: b}\nspec: {clusterIP: None, ports: [{port: 80}]}\n";
         let specs = completed(&mut Allocator::default(), text);
-        assert_eq!(
-            specs[0].cluster_ips.as_deref(),
-            Some(&["10.96.7.7".to_owned()][..])
-        );
-        let ports: Vec<_> = specs[0]
-            .ports
-            .iter()
-            .flatten()
-            .filter_map(|port| port.node_port)
-            .collect();
+        assert_eq!(specs[0].cluster_ips.as_deref(), Some(&["10.96.7.7".to_owned()][..]));
+        let ports: Vec<_> = specs[0].ports.iter().flatten().filter_map(|port| port.node_port).collect();
         assert_eq!(ports, [30000, 30001]);
         assert_eq!(specs[1].cluster_ip.as_deref(), Some("None"));
         assert_eq!(specs[1].cluster_ips, None);

@@ -15,9 +15,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use http_body_util::Full;
-use hyper::{
-    Request, Response, body::Bytes, body::Incoming, server::conn::http1, service::service_fn,
-};
+use hyper::{Request, Response, body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -98,11 +96,7 @@ impl Answerer {
             let (listener, socket) = self
                 .netns
                 .enter(|| -> std::io::Result<_> {
-                    let listener = if at.is_ipv4() {
-                        TcpSocket::new_v4()
-                    } else {
-                        TcpSocket::new_v6()
-                    }?;
+                    let listener = if at.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
                     listener.set_reuseaddr(true)?;
                     listener.bind(at)?;
                     let socket = std::net::UdpSocket::bind(at)?;
@@ -110,17 +104,8 @@ impl Answerer {
                     Ok((listener.listen(BACKLOG)?, UdpSocket::from_std(socket)?))
                 })
                 .with_context(|| format!("bind {at} in pod {}", self.pod))?;
-            self.tasks.spawn(answer_http(
-                listener,
-                self.pod.clone(),
-                Arc::clone(&self.served),
-            ));
-            self.tasks.spawn(answer_udp(
-                socket,
-                at,
-                self.pod.clone(),
-                Arc::clone(&self.served),
-            ));
+            self.tasks.spawn(answer_http(listener, self.pod.clone(), Arc::clone(&self.served)));
+            self.tasks.spawn(answer_udp(socket, at, self.pod.clone(), Arc::clone(&self.served)));
         }
         Ok(())
     }
@@ -172,12 +157,7 @@ async fn answer_udp(socket: UdpSocket, local: SocketAddr, pod: String, served: A
         };
         served.udp.fetch_add(1, Ordering::Relaxed);
         let asked = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
-        let answer = Answer {
-            pod: pod.clone(),
-            client,
-            local,
-            asked,
-        };
+        let answer = Answer { pod: pod.clone(), client, local, asked };
         drop(socket.send_to(answer.line().as_bytes(), client).await);
     }
 }

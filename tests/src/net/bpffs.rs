@@ -39,19 +39,12 @@ impl Bpffs {
             unshare(CloneFlags::CLONE_NEWNS)?;
             let none = None::<&Path>;
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
-            mount(
-                Some("bpf"),
-                MOUNT_POINT,
-                Some("bpf"),
-                MsFlags::empty(),
-                none,
-            )?;
+            mount(Some("bpf"), MOUNT_POINT, Some("bpf"), MsFlags::empty(), none)?;
             Ok(File::open("/proc/thread-self/ns/mnt")?.into())
         })
         .join()
         .map_err(|_panic| anyhow::anyhow!("the thread that mounts the BPF file system panicked"))?;
-        let fd =
-            made.with_context(|| format!("mount a BPF file system of our own at {MOUNT_POINT}"))?;
+        let fd = made.with_context(|| format!("mount a BPF file system of our own at {MOUNT_POINT}"))?;
         Ok(Self { fd: Arc::new(fd) })
     }
 
@@ -84,8 +77,7 @@ impl Bpffs {
         let inside = || {
             // A thread that shares its working directory with others may not change its mounts.
             unshare(CloneFlags::CLONE_FS).expect("stop sharing the working directory");
-            setns(self.fd.as_fd(), CloneFlags::CLONE_NEWNS)
-                .expect("enter the mount namespace of the lab");
+            setns(self.fd.as_fd(), CloneFlags::CLONE_NEWNS).expect("enter the mount namespace of the lab");
             work()
         };
         thread::scope(|scope| match scope.spawn(inside).join() {

@@ -86,8 +86,7 @@ struct Wanted {
 impl FileCluster {
     /// An empty cluster that writes to `folder`. Pods that are to go answer for `grace` more.
     pub fn new(lab: &Lab, folder: &Path, network: PodNetwork, grace: Duration) -> Result<Self> {
-        fs::create_dir_all(folder)
-            .with_context(|| format!("make the folder {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
         let cluster = Self {
             folder: folder.to_owned(),
             network,
@@ -148,10 +147,7 @@ impl FileCluster {
         let ending = self.ending.iter().map(|(_, running)| running);
         ClusterState {
             services: self.services.clone(),
-            pods: running
-                .chain(ending)
-                .map(|running| running.state.clone())
-                .collect(),
+            pods: running.chain(ending).map(|running| running.state.clone()).collect(),
         }
     }
 
@@ -159,10 +155,7 @@ impl FileCluster {
     pub fn answerer(&self, pod: &str) -> Option<&Answerer> {
         let running = self.workloads.values().flat_map(|workload| &workload.pods);
         let ending = self.ending.iter().map(|(_, running)| running);
-        running
-            .chain(ending)
-            .find(|running| running.state.name == pod)
-            .map(|running| &running.answerer)
+        running.chain(ending).find(|running| running.state.name == pod).map(|running| &running.answerer)
     }
 
     /// Brings one workload to what is wanted; `None` ends all its pods.
@@ -170,34 +163,18 @@ impl FileCluster {
         let workload = self.workloads.entry(name.to_owned()).or_default();
         let template = wanted.map(|want| want.template.clone());
         let replicas = wanted.map_or(0, |want| want.replicas);
-        let keep = if workload.template == template {
-            replicas
-        } else {
-            0
-        };
+        let keep = if workload.template == template { replicas } else { 0 };
         let leaving = workload.pods.split_off(keep.min(workload.pods.len()));
         workload.template = template;
         if let Some(want) = wanted {
             while workload.pods.len() < want.replicas {
                 workload.made += 1;
-                let pod = if want.alone {
-                    want.name.clone()
-                } else {
-                    format!("{}-{}", want.name, workload.made)
-                };
+                let pod = if want.alone { want.name.clone() } else { format!("{}-{}", want.name, workload.made) };
                 let node = emptiest_node(lab, &workload.pods);
-                workload.pods.push(Running::start(
-                    lab,
-                    node,
-                    &pod,
-                    self.network,
-                    &want.template,
-                )?);
+                workload.pods.push(Running::start(lab, node, &pod, self.network, &want.template)?);
             }
             for running in &mut workload.pods {
-                want.answered
-                    .iter()
-                    .try_for_each(|port| running.answerer.listen(*port))?;
+                want.answered.iter().try_for_each(|port| running.answerer.listen(*port))?;
             }
         } else {
             self.workloads.remove(name);
@@ -216,10 +193,7 @@ impl FileCluster {
     fn publish(&self) -> Result<()> {
         let running = self.workloads.values().flat_map(|workload| &workload.pods);
         let ending = self.ending.iter().map(|(_, running)| running);
-        let pods = running
-            .chain(ending)
-            .map(Running::object)
-            .collect::<Result<Vec<_>>>()?;
+        let pods = running.chain(ending).map(Running::object).collect::<Result<Vec<_>>>()?;
         let mut services = Vec::new();
         for service in &self.services {
             services.push(serde_json::to_value(service)?);
@@ -245,28 +219,11 @@ impl FileCluster {
 }
 
 impl Running {
-    fn start(
-        lab: &Lab,
-        node: u8,
-        name: &str,
-        network: PodNetwork,
-        template: &Template,
-    ) -> Result<Self> {
+    fn start(lab: &Lab, node: u8, name: &str, network: PodNetwork, template: &Template) -> Result<Self> {
         let pod = lab.node(node).pod(name, network)?;
         let answerer = pod.answer(&[])?;
-        let state = PodState::new(
-            &pod,
-            &template.namespace,
-            template.labels.clone(),
-            template.ports.clone(),
-        );
-        Ok(Self {
-            state,
-            spec: template.spec.clone(),
-            ends: None,
-            answerer,
-            _pod: pod,
-        })
+        let state = PodState::new(&pod, &template.namespace, template.labels.clone(), template.ports.clone());
+        Ok(Self { state, spec: template.spec.clone(), ends: None, answerer, _pod: pod })
     }
 
     /// The pod as the API server would show it.
@@ -274,14 +231,8 @@ impl Running {
         let state = &self.state;
         let mut spec = self.spec.clone();
         spec.node_name = Some(format!("node{}", state.node));
-        let addresses: Vec<Value> = state
-            .address
-            .both()
-            .iter()
-            .map(|ip| json!({ "ip": ip }))
-            .collect();
-        let mut metadata =
-            json!({ "name": state.name, "namespace": state.namespace, "labels": state.labels });
+        let addresses: Vec<Value> = state.address.both().iter().map(|ip| json!({ "ip": ip })).collect();
+        let mut metadata = json!({ "name": state.name, "namespace": state.namespace, "labels": state.labels });
         if let Some(ends) = self.ends {
             metadata["deletionTimestamp"] = json!(ends.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
         }
@@ -311,76 +262,36 @@ fn wanted(manifests: &Manifests, services: &[Service]) -> Result<BTreeMap<String
         let template = template(&namespace, &spec.template);
         let answered = answered(&template, services);
         let key = format!("Deployment {namespace}/{name}");
-        all.insert(
-            key,
-            Wanted {
-                name,
-                replicas,
-                alone: false,
-                template,
-                answered,
-            },
-        );
+        all.insert(key, Wanted { name, replicas, alone: false, template, answered });
     }
     for pod in &manifests.pods {
         let (namespace, name) = names(&pod.metadata);
-        let as_template = PodTemplateSpec {
-            metadata: Some(pod.metadata.clone()),
-            spec: pod.spec.clone(),
-        };
+        let as_template = PodTemplateSpec { metadata: Some(pod.metadata.clone()), spec: pod.spec.clone() };
         let template = template(&namespace, &as_template);
         let answered = answered(&template, services);
         let key = format!("Pod {namespace}/{name}");
-        all.insert(
-            key,
-            Wanted {
-                name,
-                replicas: 1,
-                alone: true,
-                template,
-                answered,
-            },
-        );
+        all.insert(key, Wanted { name, replicas: 1, alone: true, template, answered });
     }
     Ok(all)
 }
 
 fn names(metadata: &ObjectMeta) -> (String, String) {
-    (
-        metadata.namespace.clone().unwrap_or_default(),
-        metadata.name.clone().unwrap_or_default(),
-    )
+    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
 
 fn template(namespace: &str, from: &PodTemplateSpec) -> Template {
     let spec = from.spec.clone().unwrap_or_default();
-    let labels = from
-        .metadata
-        .as_ref()
-        .and_then(|metadata| metadata.labels.clone())
-        .unwrap_or_default();
+    let labels = from.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap_or_default();
     let ports = ports_of(&spec.containers);
-    Template {
-        namespace: namespace.to_owned(),
-        labels,
-        spec,
-        ports,
-    }
+    Template { namespace: namespace.to_owned(), labels, spec, ports }
 }
 
 /// The pods answer on the ports of their containers, and on those that Services name by number: a
 /// container need not declare what it listens on.
 fn answered(template: &Template, services: &[Service]) -> BTreeSet<u16> {
     let mut answered: BTreeSet<u16> = template.ports.iter().map(|port| port.port).collect();
-    for service in services
-        .iter()
-        .filter(|service| selects(service, &template.namespace, &template.labels))
-    {
-        for port in service
-            .spec
-            .iter()
-            .flat_map(|spec| spec.ports.iter().flatten())
-        {
+    for service in services.iter().filter(|service| selects(service, &template.namespace, &template.labels)) {
+        for port in service.spec.iter().flat_map(|spec| spec.ports.iter().flatten()) {
             let number = match &port.target_port {
                 Some(IntOrString::Int(number)) => *number,
                 Some(IntOrString::String(_)) => continue,
@@ -394,25 +305,13 @@ fn answered(template: &Template, services: &[Service]) -> BTreeSet<u16> {
 
 /// The node with the fewest of these pods.
 fn emptiest_node(lab: &Lab, pods: &[Running]) -> u8 {
-    let load = |node: u8| {
-        pods.iter()
-            .filter(|running| running.state.node == node)
-            .count()
-    };
-    lab.nodes()
-        .iter()
-        .map(super::node::Node::number)
-        .min_by_key(|node| load(*node))
-        .unwrap_or(1)
+    let load = |node: u8| pods.iter().filter(|running| running.state.node == node).count();
+    lab.nodes().iter().map(super::node::Node::number).min_by_key(|node| load(*node)).unwrap_or(1)
 }
 
 fn node_object(node: &super::node::Node) -> Value {
-    let addresses: Vec<Value> = node
-        .address()
-        .both()
-        .iter()
-        .map(|address| json!({ "type": "InternalIP", "address": address }))
-        .collect();
+    let addresses: Vec<Value> =
+        node.address().both().iter().map(|address| json!({ "type": "InternalIP", "address": address })).collect();
     json!({
         "apiVersion": "v1",
         "kind": "Node",

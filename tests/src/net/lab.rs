@@ -95,38 +95,22 @@ impl Lab {
                 Node::new(number, netns, options)
             })
             .collect::<Result<Vec<_>>>()?;
-        let client = Host {
-            netns: wire(&router, Place::Outside, options.offload)?,
-            address: outside(10),
-        };
+        let client = Host { netns: wire(&router, Place::Outside, options.offload)?, address: outside(10) };
         client.netns.sysctls(BUSY_CLIENT)?;
         let control_plane = if options.control_plane {
             let netns = wire(&router, Place::ControlPlane, options.offload)?;
-            Some(Host {
-                netns,
-                address: on_node_network(10),
-            })
+            Some(Host { netns, address: on_node_network(10) })
         } else {
             None
         };
         let mut ways = String::new();
         for node in &nodes {
-            for (prefix, via) in pod_prefixes(node.number())
-                .iter()
-                .zip(node.address().both())
-            {
+            for (prefix, via) in pod_prefixes(node.number()).iter().zip(node.address().both()) {
                 writeln!(ways, "route add {prefix} via {via}")?;
             }
         }
         router.ip(&ways)?;
-        Ok(Self {
-            nodes,
-            router,
-            client,
-            control_plane,
-            bpffs: Bpffs::new()?,
-            options,
-        })
+        Ok(Self { nodes, router, client, control_plane, bpffs: Bpffs::new()?, options })
     }
 
     /// The node with this number.
@@ -135,10 +119,7 @@ impl Lab {
     /// When there is none: numbers are those of [`NODES`].
     #[track_caller]
     pub fn node(&self, number: u8) -> &Node {
-        self.nodes
-            .iter()
-            .find(|node| node.number() == number)
-            .expect("a node has this number")
+        self.nodes.iter().find(|node| node.number() == number).expect("a node has this number")
     }
 
     /// All nodes.
@@ -164,8 +145,7 @@ impl Lab {
     /// Leads an address of a load balancer to [`Self::load_balancer_node`], as a cloud would.
     pub fn route_load_balancer(&self, address: IpAddr) -> Result<()> {
         let via = self.load_balancer_node().address().of_family(address);
-        self.router
-            .ip(&format!("route replace {address} via {via}\n"))
+        self.router.ip(&format!("route replace {address} via {via}\n"))
     }
 
     /// The router between nodes and outside.
@@ -232,8 +212,5 @@ fn wire(router: &Netns, place: Place, offload: Offload) -> Result<Netns> {
 
 /// The lines that give a device its addresses in the two networks of hosts.
 fn addresses(device: &str, pair: address::Pair) -> String {
-    format!(
-        "address add {}/24 dev {device}\naddress add {}/64 dev {device} nodad\n",
-        pair.v4, pair.v6
-    )
+    format!("address add {}/24 dev {device}\naddress add {}/64 dev {device} nodad\n", pair.v4, pair.v6)
 }

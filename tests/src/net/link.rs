@@ -18,19 +18,12 @@ impl Netns {
     pub fn ip(&self, lines: &str) -> Result<()> {
         let mut command = self.command("ip");
         command.args(["-batch", "-"]);
-        let output = feed(&mut command, lines).with_context(|| {
-            format!(
-                "run `ip -batch` in {} (Debian: apt-get install iproute2)",
-                self.label()
-            )
-        })?;
+        let output = feed(&mut command, lines)
+            .with_context(|| format!("run `ip -batch` in {} (Debian: apt-get install iproute2)", self.label()))?;
         if output.is_empty() {
             return Ok(());
         }
-        bail!(
-            "`ip -batch` in {}: {output}\nlines were:\n{lines}",
-            self.label()
-        )
+        bail!("`ip -batch` in {}: {output}\nlines were:\n{lines}", self.label())
     }
 
     /// Writes switches below `/proc/sys/net`, given as (`ipv4/ip_forward`, `1`).
@@ -64,16 +57,8 @@ impl Netns {
 
 /// Runs a command with `input` as its standard input and gives its complaints, empty when it succeeded.
 pub(super) fn feed(command: &mut Command, input: &str) -> Result<String> {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    child
-        .stdin
-        .take()
-        .context("no standard input")?
-        .write_all(input.as_bytes())?;
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+    child.stdin.take().context("no standard input")?.write_all(input.as_bytes())?;
     let output = child.wait_with_output()?;
     let complaint = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     Ok(match (output.status.success(), complaint.is_empty()) {
@@ -106,7 +91,5 @@ pub(super) const STRICT_ROUTER: &[(&str, &str)] = &[
 
 /// Switches of a namespace from which many connections are made: all ports, and those in TIME-WAIT again
 /// after a second.
-pub(super) const BUSY_CLIENT: &[(&str, &str)] = &[
-    ("ipv4/ip_local_port_range", "1024 65535"),
-    ("ipv4/tcp_tw_reuse", "1"),
-];
+pub(super) const BUSY_CLIENT: &[(&str, &str)] =
+    &[("ipv4/ip_local_port_range", "1024 65535"), ("ipv4/tcp_tw_reuse", "1")];

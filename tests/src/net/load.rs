@@ -71,19 +71,13 @@ impl LoadReport {
             reason = "an index into a list of at most some million entries"
         )]
         let index = ((sorted.len() as f64) * share) as usize;
-        sorted
-            .get(index.min(sorted.len().saturating_sub(1)))
-            .copied()
-            .unwrap_or_default()
+        sorted.get(index.min(sorted.len().saturating_sub(1))).copied().unwrap_or_default()
     }
 
     fn failure(&mut self, since: Instant, failure: &Failure) {
         *self.failures.entry(failure.kind).or_default() += 1;
         if self.first_failures.len() < WORDS {
-            self.first_failures.push(format!(
-                "at {:.3} s: {failure}",
-                since.elapsed().as_secs_f64()
-            ));
+            self.first_failures.push(format!("at {:.3} s: {failure}", since.elapsed().as_secs_f64()));
         }
     }
 }
@@ -124,25 +118,14 @@ impl Load {
     /// Starts load from `client` to `to`. Must be called within a tokio runtime.
     pub fn start(client: &Client, to: SocketAddr, plan: LoadPlan) -> Self {
         let (stop, report) = (Arc::new(AtomicBool::new(false)), Arc::default());
-        let shared = Shared {
-            stop: Arc::clone(&stop),
-            report: Arc::clone(&report),
-            since: Instant::now(),
-        };
+        let shared = Shared { stop: Arc::clone(&stop), report: Arc::clone(&report), since: Instant::now() };
         let runner = tokio::spawn(run(client.clone(), to, plan, shared));
-        Self {
-            stop,
-            report,
-            runner,
-        }
+        Self { stop, report, runner }
     }
 
     /// The account so far. Requests under way are in neither column yet.
     pub fn so_far(&self) -> LoadReport {
-        self.report
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Makes no more requests, waits for those under way, and gives the account.
@@ -152,17 +135,9 @@ impl Load {
     pub async fn stop(self) -> LoadReport {
         self.stop.store(true, Ordering::Relaxed);
         self.runner.await.expect("the load runs to its end");
-        let report = self
-            .report
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let accounted = report.answered + report.failed();
-        assert!(
-            accounted >= report.started,
-            "{accounted} outcomes of {} requests",
-            report.started
-        );
+        assert!(accounted >= report.started, "{accounted} outcomes of {} requests", report.started);
         report
     }
 }
@@ -206,8 +181,7 @@ async fn run(client: Client, to: SocketAddr, plan: LoadPlan, shared: Shared) {
     let mut started = 0;
     while !shared.stopped() {
         tick.tick().await;
-        let due =
-            shared.since.elapsed().as_micros() as u64 * u64::from(plan.new_per_second) / 1_000_000;
+        let due = shared.since.elapsed().as_micros() as u64 * u64::from(plan.new_per_second) / 1_000_000;
         for _ in started..due {
             shared.note(|report| report.started += 1);
             let (client, shared) = (client.clone(), shared.clone());

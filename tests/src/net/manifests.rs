@@ -33,10 +33,8 @@ impl Manifests {
         let mut all = Self::default();
         for file in files {
             let file = file.as_ref();
-            let text =
-                fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-            all.add(&text)
-                .with_context(|| format!("in {}", file.display()))?;
+            let text = fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+            all.add(&text).with_context(|| format!("in {}", file.display()))?;
         }
         Ok(all)
     }
@@ -49,18 +47,15 @@ impl Manifests {
     }
 
     fn add(&mut self, text: &str) -> Result<()> {
-        let documents: Vec<Value> = serde_saphyr::from_multiple(text)
-            .map_err(|e| anyhow::anyhow!("this is not YAML: {e}"))?;
+        let documents: Vec<Value> =
+            serde_saphyr::from_multiple(text).map_err(|e| anyhow::anyhow!("this is not YAML: {e}"))?;
         for document in documents {
             match document.get("kind").and_then(Value::as_str) {
                 None if document.is_null() => {}
                 None => bail!("a document has no `kind`: {document}"),
                 Some("List") => {
                     let items = document.get("items").and_then(Value::as_array).cloned();
-                    items
-                        .unwrap_or_default()
-                        .into_iter()
-                        .try_for_each(|item| self.take(item))?;
+                    items.unwrap_or_default().into_iter().try_for_each(|item| self.take(item))?;
                 }
                 Some(_) => self.take(document)?,
             }
@@ -69,18 +64,9 @@ impl Manifests {
     }
 
     fn take(&mut self, mut object: Value) -> Result<()> {
-        let kind = object
-            .get("kind")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned();
-        let name = object
-            .pointer("/metadata/name")
-            .and_then(Value::as_str)
-            .map(str::to_owned);
-        let Some(name) = name else {
-            bail!("a {kind} has no metadata.name")
-        };
+        let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let name = object.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
+        let Some(name) = name else { bail!("a {kind} has no metadata.name") };
         if object.pointer("/metadata/namespace").is_none() && kind != "Namespace" {
             object["metadata"]["namespace"] = json!("default");
         }
@@ -97,8 +83,7 @@ impl Manifests {
 }
 
 fn typed<T: DeserializeOwned>(kind: &str, name: &str, object: &Value) -> Result<T> {
-    serde_json::from_value(object.clone())
-        .with_context(|| format!("the {kind} {name} is not valid"))
+    serde_json::from_value(object.clone()).with_context(|| format!("the {kind} {name} is not valid"))
 }
 
 #[cfg(test)]
@@ -114,14 +99,8 @@ mod tests {
              kind: ConfigMap\nmetadata: {name: other}\n",
         )
         .expect("it is valid");
-        assert_eq!(
-            read.services[0].metadata.namespace.as_deref(),
-            Some("default")
-        );
-        assert_eq!(
-            read.deployments[0].metadata.namespace.as_deref(),
-            Some("shop")
-        );
+        assert_eq!(read.services[0].metadata.namespace.as_deref(), Some("default"));
+        assert_eq!(read.deployments[0].metadata.namespace.as_deref(), Some("shop"));
         assert_eq!(read.passed_over, ["ConfigMap other"]);
         assert_eq!(read.objects.len(), 3);
     }

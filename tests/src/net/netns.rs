@@ -43,13 +43,9 @@ impl Netns {
         })
         .join()
         .map_err(|_panic| anyhow::anyhow!("the thread that makes namespace {label} panicked"))?;
-        let fd = made.with_context(|| {
-            format!("make the network namespace of {label} (this needs root: CAP_SYS_ADMIN)")
-        })?;
-        let netns = Self {
-            fd: Arc::new(fd),
-            label: label.into(),
-        };
+        let fd =
+            made.with_context(|| format!("make the network namespace of {label} (this needs root: CAP_SYS_ADMIN)"))?;
+        let netns = Self { fd: Arc::new(fd), label: label.into() };
         netns.ip("link set lo up\n")?;
         Ok(netns)
     }
@@ -71,8 +67,7 @@ impl Netns {
     /// # Panics
     /// When the thread cannot enter or leave: it would go on in the wrong namespace.
     pub fn enter<T>(&self, work: impl FnOnce() -> T) -> T {
-        let home =
-            File::open("/proc/thread-self/ns/net").expect("open the namespace of this thread");
+        let home = File::open("/proc/thread-self/ns/net").expect("open the namespace of this thread");
         setns(self.fd.as_fd(), CloneFlags::CLONE_NEWNET)
             .unwrap_or_else(|e| panic!("enter the network namespace of {}: {e}", self.label));
         let _back = Back(home);
@@ -113,7 +108,6 @@ struct Back(File);
 
 impl Drop for Back {
     fn drop(&mut self) {
-        setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET)
-            .expect("go back to the namespace of this thread");
+        setns(self.0.as_fd(), CloneFlags::CLONE_NEWNET).expect("go back to the namespace of this thread");
     }
 }

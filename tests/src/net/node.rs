@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -90,6 +91,14 @@ impl Node {
         }
     }
 
+    /// The sources that other nodes see where this one masquerades packets to their pods.
+    pub fn addresses_seen_elsewhere(&self) -> [IpAddr; 2] {
+        match self.underlay {
+            Underlay::Direct => self.address.both(),
+            Underlay::Vxlan => tunnel_end(self.number).both(),
+        }
+    }
+
     /// Makes a pod: a namespace with one device, two addresses and default routes, reachable at once.
     pub fn pod(&self, name: &str, network: PodNetwork) -> Result<Pod> {
         let host = HostNumber::take(&self.hosts)?;
@@ -134,10 +143,7 @@ impl Node {
 fn direct_way(other: u8) -> String {
     let [v4, v6] = address::pod_prefixes(other);
     let via = on_node_network(10 + other);
-    format!(
-        "route add {v4} via {}\nroute add {v6} via {}\n",
-        via.v4, via.v6
-    )
+    format!("route add {v4} via {}\nroute add {v6} via {}\n", via.v4, via.v6)
 }
 
 /// A VXLAN device with fixed neighbours, as flannel sets it up.
@@ -197,19 +203,12 @@ impl HostNumber {
             .context("all pod addresses of this node are in use")?;
         numbers.used.insert(number);
         numbers.last = number;
-        Ok(Self {
-            number,
-            from: Arc::clone(from),
-        })
+        Ok(Self { number, from: Arc::clone(from) })
     }
 }
 
 impl Drop for HostNumber {
     fn drop(&mut self) {
-        self.from
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .used
-            .remove(&self.number);
+        self.from.lock().unwrap_or_else(PoisonError::into_inner).used.remove(&self.number);
     }
 }

@@ -38,6 +38,13 @@ pub enum PathKind {
     ForbiddenPod,
 }
 
+impl PathKind {
+    /// Whether the path is there for the answers of some of the endpoints; others may answer as well.
+    pub fn is_about_some_pods(self) -> bool {
+        matches!(self, Self::PodToOtherNode | Self::Hairpin)
+    }
+}
+
 impl fmt::Display for PathKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -139,11 +146,7 @@ pub fn all_paths(lab: &Lab, askers: &Askers, state: &ClusterState) -> Vec<Path> 
     let mut paths = Vec::new();
     for service in &state.services {
         let Some(spec) = &service.spec else { continue };
-        let addresses = spec
-            .cluster_ips
-            .iter()
-            .flatten()
-            .filter_map(|address| address.parse::<IpAddr>().ok());
+        let addresses = spec.cluster_ips.iter().flatten().filter_map(|address| address.parse::<IpAddr>().ok());
         for address in addresses {
             for port in spec.ports.iter().flatten() {
                 if let Some(target) = Target::new(lab, state, service, port, address) {
@@ -182,50 +185,22 @@ impl<'a> Target<'a> {
             Some(_) => return None,
         };
         let backends = state.backends(service);
-        let backends = backends
-            .into_iter()
-            .filter_map(|pod| Some((pod, pod.endpoint(port, address)?)))
-            .collect();
+        let backends = backends.into_iter().filter_map(|pod| Some((pod, pod.endpoint(port, address)?))).collect();
         let node_port = port.node_port.and_then(|number| u16::try_from(number).ok());
         let port = u16::try_from(port.port).ok()?;
-        Some(Self {
-            lab,
-            service,
-            address,
-            port,
-            node_port,
-            protocol,
-            backends,
-        })
+        Some(Self { lab, service, address, port, node_port, protocol, backends })
     }
 
     fn line(&self, kind: PathKind, from: &str, to: SocketAddr) -> Line {
-        Line {
-            service: full_name(self.service),
-            kind,
-            from: from.to_owned(),
-            to,
-            protocol: self.protocol,
-        }
+        Line { service: full_name(self.service), kind, from: from.to_owned(), to, protocol: self.protocol }
     }
 
-    fn policy_is_local(
-        &self,
-        of: impl Fn(&k8s_openapi::api::core::v1::ServiceSpec) -> Option<&String>,
-    ) -> bool {
-        self.service
-            .spec
-            .as_ref()
-            .and_then(of)
-            .is_some_and(|policy| policy == "Local")
+    fn policy_is_local(&self, of: impl Fn(&k8s_openapi::api::core::v1::ServiceSpec) -> Option<&String>) -> bool {
+        self.service.spec.as_ref().and_then(of).is_some_and(|policy| policy == "Local")
     }
 
     fn affinity(&self) -> bool {
-        let affinity = self
-            .service
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.session_affinity.as_deref());
+        let affinity = self.service.spec.as_ref().and_then(|spec| spec.session_affinity.as_deref());
         affinity == Some("ClientIP")
     }
 
@@ -238,25 +213,13 @@ impl<'a> Target<'a> {
             .backends
             .iter()
             .filter(|(pod, _)| only_node.is_none_or(|node| pod.node == node))
-            .map(|(pod, local)| {
-                (
-                    pod.name.clone(),
-                    Seen {
-                        client: client(pod),
-                        local: *local,
-                    },
-                )
-            })
+            .map(|(pod, local)| (pod.name.clone(), Seen { client: client(pod), local: *local }))
             .collect();
         if seen.is_empty() {
             return Expect::Silence;
         }
         let same = self.affinity();
-        let all_of = if same {
-            BTreeSet::new()
-        } else {
-            seen.keys().cloned().collect()
-        };
+        let all_of = if same { BTreeSet::new() } else { seen.keys().cloned().collect() };
         Expect::Answers { seen, all_of, same }
     }
 
@@ -264,87 +227,40 @@ impl<'a> Target<'a> {
         let to = SocketAddr::new(self.address, self.port);
         let local = self.policy_is_local(|spec| spec.internal_traffic_policy.as_ref());
         for asker in &askers.pods {
-            let (from, own) = (
-                asker.netns().clone(),
-                asker.address().of_family(self.address),
-            );
+            let (from, own) = (asker.netns().clone(), asker.address().of_family(self.address));
             let name = self.lab.node(asker.node()).name();
             let expect = self.expect(local.then_some(asker.node()), |_| own);
-            if let Expect::Answers {
-                seen, same: false, ..
-            } = &expect
-            {
+            if let Expect::Answers { seen, same: false, .. } = &expect {
                 let elsewhere = |name: &&String| {
-                    self.backends
-                        .iter()
-                        .any(|(pod, _)| pod.name == **name && pod.node != asker.node())
+                    self.backends.iter().any(|(pod, _)| pod.name == **name && pod.node != asker.node())
                 };
                 let far: BTreeSet<String> = seen.keys().filter(elsewhere).cloned().collect();
                 if !far.is_empty() {
-                    let expect = Expect::Answers {
-                        seen: seen.clone(),
-                        all_of: far,
-                        same: false,
-                    };
+                    let expect = Expect::Answers { seen: seen.clone(), all_of: far, same: false };
                     let line = self.line(PathKind::PodToOtherNode, name, to);
-                    paths.push(Path {
-                        line,
-                        from: from.clone(),
-                        expect,
-                    });
+                    paths.push(Path { line, from: from.clone(), expect });
                 }
             }
-            paths.push(Path {
-                line: self.line(PathKind::PodToClusterIp, name, to),
-                from,
-                expect,
-            });
+            paths.push(Path { line: self.line(PathKind::PodToClusterIp, name, to), from, expect });
         }
         for (pod, _) in &self.backends {
             let own = pod.address.of_family(self.address);
             let node = self.lab.node(pod.node);
-            let own_masqueraded = node
-                .masquerade_address(pod.node, pod.network)
-                .of_family(self.address);
+            let own_masqueraded = node.masquerade_address(pod.node, pod.network).of_family(self.address);
             let client = |other: &PodState| {
-                if other.name == pod.name {
-                    own_masqueraded
-                } else {
-                    own
-                }
+                if other.name == pod.name { own_masqueraded } else { own }
             };
             let mut expect = self.expect(local.then_some(pod.node), client);
-            if let Expect::Answers {
-                all_of,
-                same: false,
-                ..
-            } = &mut expect
-            {
+            if let Expect::Answers { all_of, same: false, .. } = &mut expect {
                 *all_of = BTreeSet::from([pod.name.clone()]);
             }
             let line = self.line(PathKind::Hairpin, "each pod", to);
-            paths.push(Path {
-                line,
-                from: pod.netns.clone(),
-                expect,
-            });
+            paths.push(Path { line, from: pod.netns.clone(), expect });
         }
         if let Some(forbidden) = &askers.forbidden {
-            let line = self.line(
-                PathKind::ForbiddenPod,
-                self.lab.node(forbidden.node()).name(),
-                to,
-            );
-            let expect = if self.backends.is_empty() {
-                Expect::Refused
-            } else {
-                Expect::Silence
-            };
-            paths.push(Path {
-                line,
-                from: forbidden.netns().clone(),
-                expect,
-            });
+            let line = self.line(PathKind::ForbiddenPod, self.lab.node(forbidden.node()).name(), to);
+            let expect = if self.backends.is_empty() { Expect::Refused } else { Expect::Silence };
+            paths.push(Path { line, from: forbidden.netns().clone(), expect });
         }
     }
 
@@ -355,11 +271,7 @@ impl<'a> Target<'a> {
         for node in self.lab.nodes() {
             let to = SocketAddr::new(node.address().of_family(self.address), node_port);
             let line = self.line(PathKind::OutsideToNodePort, "outside", to);
-            paths.push(Path {
-                line,
-                from: self.lab.client().netns.clone(),
-                expect: self.expect_from_outside(node),
-            });
+            paths.push(Path { line, from: self.lab.client().netns.clone(), expect: self.expect_from_outside(node) });
         }
         let local = self.policy_is_local(|spec| spec.external_traffic_policy.as_ref());
         for asker in &askers.pods {
@@ -369,32 +281,16 @@ impl<'a> Target<'a> {
             // With the policy Local, traffic from pods goes to all endpoints and keeps its source, as if
             // the pod had asked the cluster address.
             let expect = self.expect(None, |pod| {
-                if local {
-                    own
-                } else {
-                    node.masquerade_address(pod.node, pod.network)
-                        .of_family(self.address)
-                }
+                if local { own } else { node.masquerade_address(pod.node, pod.network).of_family(self.address) }
             });
             let line = self.line(PathKind::PodToOwnNodePort, node.name(), to);
-            paths.push(Path {
-                line,
-                from: asker.netns().clone(),
-                expect,
-            });
+            paths.push(Path { line, from: asker.netns().clone(), expect });
         }
     }
 
     fn load_balancer_paths(&self, paths: &mut Vec<Path>) {
-        let status = self
-            .service
-            .status
-            .as_ref()
-            .and_then(|status| status.load_balancer.as_ref());
-        for ingress in status
-            .iter()
-            .flat_map(|status| status.ingress.iter().flatten())
-        {
+        let status = self.service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+        for ingress in status.iter().flat_map(|status| status.ingress.iter().flatten()) {
             let Some(address) = ingress.ip.as_ref().and_then(|ip| ip.parse::<IpAddr>().ok()) else {
                 continue;
             };
@@ -403,16 +299,8 @@ impl<'a> Target<'a> {
                 continue;
             }
             let node = self.lab.load_balancer_node();
-            let line = self.line(
-                PathKind::OutsideToLoadBalancer,
-                "outside",
-                SocketAddr::new(address, self.port),
-            );
-            paths.push(Path {
-                line,
-                from: self.lab.client().netns.clone(),
-                expect: self.expect_from_outside(node),
-            });
+            let line = self.line(PathKind::OutsideToLoadBalancer, "outside", SocketAddr::new(address, self.port));
+            paths.push(Path { line, from: self.lab.client().netns.clone(), expect: self.expect_from_outside(node) });
         }
     }
 
@@ -422,10 +310,7 @@ impl<'a> Target<'a> {
             let client = self.lab.client().address.of_family(self.address);
             self.expect(Some(node.number()), |_| client)
         } else {
-            self.expect(None, |pod| {
-                node.masquerade_address(pod.node, pod.network)
-                    .of_family(self.address)
-            })
+            self.expect(None, |pod| node.masquerade_address(pod.node, pod.network).of_family(self.address))
         }
     }
 }

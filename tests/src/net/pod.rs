@@ -39,12 +39,7 @@ pub struct Pod {
 }
 
 impl Pod {
-    pub(super) fn new(
-        name: &str,
-        node: &Node,
-        network: PodNetwork,
-        host: HostNumber,
-    ) -> Result<Self> {
+    pub(super) fn new(name: &str, node: &Node, network: PodNetwork, host: HostNumber) -> Result<Self> {
         let netns = Netns::new(name)?;
         netns.sysctls(QUICK_IPV6)?;
         netns.sysctls(BUSY_CLIENT)?;
@@ -142,10 +137,7 @@ impl Pod {
 impl Drop for Pod {
     fn drop(&mut self) {
         // Without it the device would stay until the last socket inside the pod is closed.
-        if let Err(error) = self
-            .node_netns
-            .ip(&format!("link delete {}\n", self.device))
-        {
+        if let Err(error) = self.node_netns.ip(&format!("link delete {}\n", self.device)) {
             tracing::warn!("remove the device of pod {}: {error:#}", self.name);
         }
     }

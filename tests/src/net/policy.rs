@@ -25,8 +25,7 @@ impl Node {
     pub fn enforce(&self, policy: &Policy) -> Result<()> {
         let mut command = self.netns().command("nft");
         command.args(["-f", "-"]);
-        let complaint = feed(&mut command, &policy.rules())
-            .context("run nft (Debian: apt-get install nftables)")?;
+        let complaint = feed(&mut command, &policy.rules()).context("run nft (Debian: apt-get install nftables)")?;
         ensure!(complaint.is_empty(), "nft in {}: {complaint}", self.name());
         Ok(())
     }
@@ -39,11 +38,7 @@ impl Node {
             .args(["-j", "list", "counter", "inet", TABLE, "dropped"])
             .output()
             .context("run nft")?;
-        ensure!(
-            output.status.success(),
-            "nft in {}: is a policy in force there?",
-            self.name()
-        );
+        ensure!(output.status.success(), "nft in {}: is a policy in force there?", self.name());
         let listed: serde_json::Value = serde_json::from_slice(&output.stdout)?;
         listed
             .pointer("/nftables/1/counter/packets")
@@ -61,18 +56,10 @@ impl Policy {
              table inet {TABLE} {{\n\
              counter dropped {{}}\n"
         );
-        for (family, of_family) in [
-            ("4", IpAddr::is_ipv4 as fn(&IpAddr) -> bool),
-            ("6", IpAddr::is_ipv6),
-        ] {
+        for (family, of_family) in [("4", IpAddr::is_ipv4 as fn(&IpAddr) -> bool), ("6", IpAddr::is_ipv6)] {
             for (set, addresses) in [("clients", &self.clients), ("backends", &self.backends)] {
                 let members = addresses.iter().copied().filter(of_family);
-                write_set(
-                    &mut rules,
-                    &format!("{set}{family}"),
-                    &format!("ipv{family}_addr"),
-                    members,
-                );
+                write_set(&mut rules, &format!("{set}{family}"), &format!("ipv{family}_addr"), members);
             }
         }
         write_set(&mut rules, "ports", "inet_service", self.ports.iter());
@@ -91,17 +78,11 @@ impl Policy {
     }
 }
 
-fn write_set(
-    rules: &mut String,
-    name: &str,
-    kind: &str,
-    members: impl Iterator<Item = impl ToString>,
-) {
+fn write_set(rules: &mut String, name: &str, kind: &str, members: impl Iterator<Item = impl ToString>) {
     let members: Vec<String> = members.map(|member| member.to_string()).collect();
     write!(rules, "set {name} {{ type {kind};").expect("writing to a string cannot fail");
     if !members.is_empty() {
-        write!(rules, " elements = {{ {} }}", members.join(", "))
-            .expect("writing to a string cannot fail");
+        write!(rules, " elements = {{ {} }}", members.join(", ")).expect("writing to a string cannot fail");
     }
     rules.push_str(" }\n");
 }

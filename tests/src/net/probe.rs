@@ -104,10 +104,7 @@ pub struct Client {
 impl Client {
     /// A client inside `netns` that waits for an answer as long as `deadline`.
     pub fn new(netns: &Netns, deadline: Duration) -> Self {
-        Self {
-            netns: netns.clone(),
-            deadline,
-        }
+        Self { netns: netns.clone(), deadline }
     }
 
     /// One HTTP request over a connection of its own.
@@ -133,13 +130,7 @@ impl Client {
     async fn open(&self, to: SocketAddr) -> Result<Connection, AskError> {
         let socket = self
             .netns
-            .enter(|| {
-                if to.is_ipv4() {
-                    TcpSocket::new_v4()
-                } else {
-                    TcpSocket::new_v6()
-                }
-            })
+            .enter(|| if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() })
             .map_err(AskError::Local)?;
         let stream = socket.connect(to).await?;
         stream.set_nodelay(true)?;
@@ -150,21 +141,13 @@ impl Client {
             // The error of the connection reaches the one who waits for its answer.
             drop(connection.await);
         });
-        Ok(Connection {
-            to,
-            local,
-            deadline: self.deadline,
-            sender,
-            _driver: driver,
-        })
+        Ok(Connection { to, local, deadline: self.deadline, sender, _driver: driver })
     }
 
     /// Opens a socket for datagrams to one address. The system then tells of refusals.
     pub async fn datagrams(&self, to: SocketAddr, from: SourcePort) -> Result<Datagrams, Failure> {
         let start = Instant::now();
-        self.bind(to, from)
-            .await
-            .map_err(|error| failure(start, to, &error))
+        self.bind(to, from).await.map_err(|error| failure(start, to, &error))
     }
 
     async fn bind(&self, to: SocketAddr, from: SourcePort) -> Result<Datagrams, AskError> {
@@ -172,11 +155,7 @@ impl Client {
             SourcePort::Fresh => 0,
             SourcePort::Fixed(port) => port,
         };
-        let any: IpAddr = if to.is_ipv4() {
-            Ipv4Addr::UNSPECIFIED.into()
-        } else {
-            Ipv6Addr::UNSPECIFIED.into()
-        };
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let bound = self.netns.enter(|| {
             let socket = std::net::UdpSocket::bind(SocketAddr::new(any, port))?;
             socket.set_nonblocking(true)?;
@@ -184,11 +163,7 @@ impl Client {
         });
         let socket = bound.map_err(AskError::Local)?;
         socket.connect(to).await?;
-        Ok(Datagrams {
-            to,
-            deadline: self.deadline,
-            socket,
-        })
+        Ok(Datagrams { to, deadline: self.deadline, socket })
     }
 
     /// One datagram from a fresh port, and its answer.
@@ -226,9 +201,7 @@ impl Connection {
         if last {
             request = request.header(header::CONNECTION, "close");
         }
-        let request = request
-            .body(Empty::new())
-            .map_err(|e| AskError::NotAnAnswer(e.to_string()))?;
+        let request = request.body(Empty::new()).map_err(|e| AskError::NotAnAnswer(e.to_string()))?;
         let response = self.sender.send_request(request).await?;
         let body = response.into_body().collect().await?.to_bytes();
         read_answer(&body)
@@ -326,17 +299,12 @@ impl fmt::Display for AskError {
 
 fn kind_of(error: &io::Error) -> FailureKind {
     use io::ErrorKind as K;
-    #[expect(
-        clippy::wildcard_enum_match_arm,
-        reason = "the standard library may add kinds"
-    )]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the standard library may add kinds")]
     match error.kind() {
         K::ConnectionRefused => FailureKind::Refused,
         K::ConnectionReset | K::BrokenPipe | K::ConnectionAborted => FailureKind::Reset,
         K::TimedOut => FailureKind::TimedOut,
-        K::HostUnreachable | K::NetworkUnreachable | K::NetworkDown | K::PermissionDenied => {
-            FailureKind::Unreachable
-        }
+        K::HostUnreachable | K::NetworkUnreachable | K::NetworkDown | K::PermissionDenied => FailureKind::Unreachable,
         K::UnexpectedEof => FailureKind::Closed,
         _ => FailureKind::Local,
     }
@@ -348,19 +316,11 @@ fn read_answer(line: &[u8]) -> Result<Answer, AskError> {
 }
 
 fn failure(start: Instant, to: SocketAddr, error: &AskError) -> Failure {
-    Failure {
-        kind: error.kind(),
-        detail: format!("{to}: {error}"),
-        after: start.elapsed(),
-    }
+    Failure { kind: error.kind(), detail: format!("{to}: {error}"), after: start.elapsed() }
 }
 
 fn timed_out(start: Instant, to: SocketAddr) -> Failure {
-    Failure {
-        kind: FailureKind::TimedOut,
-        detail: format!("{to}: no answer"),
-        after: start.elapsed(),
-    }
+    Failure { kind: FailureKind::TimedOut, detail: format!("{to}: no answer"), after: start.elapsed() }
 }
 
 fn finish(
@@ -369,10 +329,7 @@ fn finish(
     within: Result<Result<Answer, AskError>, tokio::time::error::Elapsed>,
 ) -> Outcome {
     match within {
-        Ok(Ok(answer)) => Ok(Reply {
-            answer,
-            latency: start.elapsed(),
-        }),
+        Ok(Ok(answer)) => Ok(Reply { answer, latency: start.elapsed() }),
         Ok(Err(error)) => Err(failure(start, to, &error)),
         Err(_elapsed) => Err(timed_out(start, to)),
     }

@@ -11,13 +11,8 @@ use std::{
 pub struct Inventory(BTreeSet<PathBuf>);
 
 /// The folders looked at, and how deep.
-const PLACES: [(&str, u8); 5] = [
-    ("/sys/class/net", 1),
-    ("/run/netns", 1),
-    ("/var/run/netns", 1),
-    ("/sys/fs/bpf", 4),
-    ("/sys/fs/cgroup", 4),
-];
+const PLACES: [(&str, u8); 5] =
+    [("/sys/class/net", 1), ("/run/netns", 1), ("/var/run/netns", 1), ("/sys/fs/bpf", 4), ("/sys/fs/cgroup", 4)];
 
 impl Inventory {
     /// Looks at the machine now. Folders that do not exist are empty.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fmt,
     net::IpAddr,
     time::Duration,
 };
@@ -53,6 +54,20 @@ pub enum Fault {
     OtherFailure,
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Failed(kind) => kind.fmt(f),
+            Self::WrongPod => f.write_str("wrong pod"),
+            Self::WrongClient => f.write_str("wrong client address"),
+            Self::WrongPort => f.write_str("wrong port"),
+            Self::NeverAnswered => f.write_str("never answered"),
+            Self::Answered => f.write_str("answered against the rules"),
+            Self::OtherFailure => f.write_str("failed in a wrong way"),
+        }
+    }
+}
+
 impl Found {
     /// Whether all went as it must.
     pub fn is_good(&self) -> bool {
@@ -102,11 +117,7 @@ pub struct Effort {
 
 impl Default for Effort {
     fn default() -> Self {
-        Self {
-            at_least: 10,
-            deadline: Duration::from_secs(2),
-            silence: Duration::from_millis(700),
-        }
+        Self { at_least: 10, deadline: Duration::from_secs(2), silence: Duration::from_millis(700) }
     }
 }
 
@@ -136,39 +147,7 @@ pub async fn go_round(paths: Vec<Path>, effort: Effort) -> BTreeMap<Line, Found>
 async fn ask(path: &Path, effort: Effort) -> Found {
     let mut found = Found::default();
     match &path.expect {
-        Expect::Answers { seen, all_of, same } => {
-            // Each further request misses a given pod with 1 - 1/n: 20 n of them miss it once in 10^8 rounds.
-            let at_most = effort.at_least.max(20 * seen.len() as u64 + 20);
-            let client = Client::new(&path.from, effort.deadline);
-            while found.requests < at_most && found.failures.values().sum::<u64>() < ENOUGH_FAULTS {
-                if found.requests >= effort.at_least
-                    && all_of.iter().all(|pod| found.by_pod.contains_key(pod))
-                {
-                    break;
-                }
-                let outcome = request(&client, path).await;
-                found.requests += 1;
-                check_answer(&mut found, seen, outcome);
-            }
-            if found.failures.is_empty() {
-                for pod in all_of
-                    .iter()
-                    .filter(|pod| !found.by_pod.contains_key(*pod))
-                    .cloned()
-                    .collect::<Vec<_>>()
-                {
-                    found.fault(
-                        Fault::NeverAnswered,
-                        format!("{pod} answered none of {} requests", found.requests),
-                    );
-                }
-                if *same && found.by_pod.len() > 1 {
-                    let pods: Vec<&String> = found.by_pod.keys().collect();
-                    let words = format!("session affinity: {pods:?} answered one client");
-                    found.fault(Fault::WrongPod, words);
-                }
-            }
-        }
+        Expect::Answers { seen, all_of, same } => ask_for_answers(&mut found, path, effort, seen, all_of, *same).await,
         Expect::Refused => {
             let client = Client::new(&path.from, effort.deadline);
             turned_away(&mut found, &client, path, FailureKind::Refused).await;
@@ -181,6 +160,49 @@ async fn ask(path: &Path, effort: Effort) -> Found {
     found
 }
 
+async fn ask_for_answers(
+    found: &mut Found,
+    path: &Path,
+    effort: Effort,
+    seen: &BTreeMap<String, Seen>,
+    all_of: &BTreeSet<String>,
+    same: bool,
+) {
+    // Each request misses a given one of n pods with 1 - 1/n: 20 n requests all miss it once in 10^8 rounds.
+    let at_most = effort.at_least.max(20 * seen.len() as u64 + 20);
+    let client = Client::new(&path.from, effort.deadline);
+    let mut answered = BTreeSet::new();
+    while found.requests < at_most && found.failures.values().sum::<u64>() < ENOUGH_FAULTS {
+        if found.requests >= effort.at_least && all_of.is_subset(&answered) {
+            break;
+        }
+        found.requests += 1;
+        let reply = match request(&client, path).await {
+            Ok(reply) => reply,
+            Err(failure) => {
+                found.fault(Fault::Failed(failure.kind), failure.to_string());
+                continue;
+            }
+        };
+        answered.insert(reply.answer.pod.clone());
+        check_answer(found, seen, &reply);
+        if !path.line.kind.is_about_some_pods() || all_of.is_empty() || all_of.contains(&reply.answer.pod) {
+            *found.by_pod.entry(reply.answer.pod).or_default() += 1;
+            found.clients.insert(reply.answer.client.ip());
+            found.latencies.push(reply.latency);
+        }
+    }
+    if !found.failures.is_empty() {
+        return;
+    }
+    for pod in all_of.difference(&answered) {
+        found.fault(Fault::NeverAnswered, format!("{pod} answered none of {} requests", found.requests));
+    }
+    if same && answered.len() > 1 {
+        found.fault(Fault::WrongPod, format!("session affinity: {answered:?} answered one client"));
+    }
+}
+
 async fn request(client: &Client, path: &Path) -> Outcome {
     match path.line.protocol {
         Protocol::Tcp => client.http(path.line.to).await,
@@ -188,37 +210,18 @@ async fn request(client: &Client, path: &Path) -> Outcome {
     }
 }
 
-fn check_answer(found: &mut Found, seen: &BTreeMap<String, Seen>, outcome: Outcome) {
-    let Reply { answer, latency } = match outcome {
-        Ok(reply) => reply,
-        Err(failure) => return found.fault(Fault::Failed(failure.kind), failure.to_string()),
-    };
-    found.clients.insert(answer.client.ip());
+fn check_answer(found: &mut Found, seen: &BTreeMap<String, Seen>, reply: &Reply) {
+    let answer = &reply.answer;
     let Some(must) = seen.get(&answer.pod) else {
-        return found.fault(
-            Fault::WrongPod,
-            format!("{} answered and is no endpoint here", answer.pod),
-        );
+        return found.fault(Fault::WrongPod, format!("{} answered and is no endpoint here", answer.pod));
     };
-    *found.by_pod.entry(answer.pod.clone()).or_default() += 1;
-    found.latencies.push(latency);
     if answer.client.ip() != must.client {
-        let words = format!(
-            "{} saw {} in place of {}",
-            answer.pod,
-            answer.client.ip(),
-            must.client
-        );
+        let words = format!("{} saw {} in place of {}", answer.pod, answer.client.ip(), must.client);
         found.fault(Fault::WrongClient, words);
     }
     if answer.local != must.local {
-        found.fault(
-            Fault::WrongPort,
-            format!(
-                "{} was asked on {} in place of {}",
-                answer.pod, answer.local, must.local
-            ),
-        );
+        let words = format!("{} was asked on {} in place of {}", answer.pod, answer.local, must.local);
+        found.fault(Fault::WrongPort, words);
     }
 }
 
@@ -229,16 +232,10 @@ async fn turned_away(found: &mut Found, client: &Client, path: &Path, must: Fail
         match request(client, path).await {
             Ok(reply) => found.fault(Fault::Answered, format!("{} answered", reply.answer.pod)),
             Err(failure) if failure.kind != must => {
-                found.fault(
-                    Fault::OtherFailure,
-                    format!("{failure}; it must be: {must}"),
-                );
+                found.fault(Fault::OtherFailure, format!("{failure}; it must be: {must}"));
             }
             Err(failure) if must == FailureKind::Refused && failure.after > REFUSED_WITHIN => {
-                found.fault(
-                    Fault::OtherFailure,
-                    format!("refused only after {:?}", failure.after),
-                );
+                found.fault(Fault::OtherFailure, format!("refused only after {:?}", failure.after));
             }
             Err(_as_it_must) => found.turned_away += 1,
         }

@@ -63,12 +63,7 @@ pub struct NamedPort {
 
 impl PodState {
     /// A pod of the lab with what the cluster knows of it; ready.
-    pub fn new(
-        pod: &Pod,
-        namespace: &str,
-        labels: BTreeMap<String, String>,
-        ports: Vec<NamedPort>,
-    ) -> Self {
+    pub fn new(pod: &Pod, namespace: &str, labels: BTreeMap<String, String>, ports: Vec<NamedPort>) -> Self {
         Self {
             name: pod.name().to_owned(),
             namespace: namespace.to_owned(),
@@ -91,8 +86,7 @@ impl PodState {
             None => u16::try_from(port.port).ok()?,
             Some(IntOrString::Int(number)) => u16::try_from(*number).ok()?,
             Some(IntOrString::String(name)) => {
-                let named =
-                    |own: &&NamedPort| own.name.as_ref() == Some(name) && own.protocol == protocol;
+                let named = |own: &&NamedPort| own.name.as_ref() == Some(name) && own.protocol == protocol;
                 self.ports.iter().find(named)?.port
             }
         };
@@ -104,37 +98,20 @@ impl ClusterState {
     /// The pods that serve a Service now: those that are ready, and where there is none, those that are
     /// about to end.
     pub fn backends(&self, service: &Service) -> Vec<&PodState> {
-        let selected: Vec<&PodState> = self
-            .pods
-            .iter()
-            .filter(|pod| selects(service, &pod.namespace, &pod.labels))
-            .collect();
+        let selected: Vec<&PodState> =
+            self.pods.iter().filter(|pod| selects(service, &pod.namespace, &pod.labels)).collect();
         let ready: Vec<&PodState> = selected.iter().copied().filter(|pod| pod.ready).collect();
-        if ready.is_empty() {
-            selected.into_iter().filter(|pod| pod.terminating).collect()
-        } else {
-            ready
-        }
+        if ready.is_empty() { selected.into_iter().filter(|pod| pod.terminating).collect() } else { ready }
     }
 }
 
 /// Whether the Service's selector matches labels. A Service without selector selects none.
-pub(super) fn selects(
-    service: &Service,
-    namespace: &str,
-    labels: &BTreeMap<String, String>,
-) -> bool {
-    let selector = service
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.selector.as_ref());
+pub(super) fn selects(service: &Service, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
     let same_namespace = service.metadata.namespace.as_deref().unwrap_or("default") == namespace;
     same_namespace
         && selector.is_some_and(|selector| {
-            !selector.is_empty()
-                && selector
-                    .iter()
-                    .all(|(key, value)| labels.get(key) == Some(value))
+            !selector.is_empty() && selector.iter().all(|(key, value)| labels.get(key) == Some(value))
         })
 }
 

@@ -1,0 +1,39 @@
+//! Objects from files: the run plays the part of the cluster.
+
+use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use svclb_tests::net::{ClusterState, FileCluster, Lab, Manifests, PodNetwork};
+
+use super::source::Source;
+
+/// How long pods answer after they are told to end.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// A folder of complete objects that the agents watch.
+pub(super) struct Files {
+    lab: Arc<Lab>,
+    cluster: FileCluster,
+}
+
+impl Files {
+    pub(super) fn new(lab: &Arc<Lab>, folder: &Path, network: PodNetwork) -> Result<Self> {
+        let cluster = FileCluster::new(lab, folder, network, GRACE)?;
+        Ok(Self { lab: Arc::clone(lab), cluster })
+    }
+}
+
+impl Source for Files {
+    fn agent_arguments(&self) -> Vec<OsString> {
+        vec!["--manifests".into(), self.cluster.folder().into()]
+    }
+
+    fn apply(&mut self, manifests: &Manifests) -> Result<Vec<String>> {
+        self.cluster.apply(&self.lab, manifests)
+    }
+
+    fn state(&mut self) -> Result<ClusterState> {
+        self.cluster.reap()?;
+        Ok(self.cluster.state())
+    }
+}

@@ -1,0 +1,239 @@
+//! `cargo xtask run`: svclb at work on this machine, with real requests over every path.
+//!
+//! The stage ([`stage`]) is a lab of network namespaces with an agent on each node. What is the same for
+//! files and for a real API server (lab, asking pods, policy, rounds, table) is here; what differs, where
+//! objects come from and who makes pods of them, is behind [`source::Source`].
+
+use std::{
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use svclb_tests::net::{self, Manifests};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{Outcome, process, repository, setup, setup::items::Need};
+
+use self::{board::Board, screen::Screen, stage::Stage, watch::Watch};
+
+mod board;
+mod files;
+mod screen;
+mod source;
+mod stage;
+mod watch;
+
+/// Show svclb at work: two nodes, pods and a client outside in network namespaces of this machine.
+///
+/// Builds svclb, starts an agent on each node with the given manifests, and sends real requests on every
+/// path, IPv4 and IPv6, TCP and UDP. A live table shows who answered, which client the pods saw, and what
+/// failed. Edit the files while it runs: replicas, ports, further Services. Ctrl-C ends it and leaves
+/// nothing behind. Needs root.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Kubernetes manifests with Services, Deployments, Pods and `EndpointSlices` [default:
+    /// examples/httpd.yaml].
+    files: Vec<PathBuf>,
+    /// One full round, then end: exit code 0 if all was as it must be, else 1.
+    #[arg(long)]
+    once: bool,
+    /// How the result is shown; json is one object a round.
+    #[arg(long, short, value_enum, default_value_t)]
+    output: Output,
+    /// How pods are wired to their node.
+    #[arg(long, value_enum, default_value_t)]
+    pod_network: PodNetwork,
+    /// A network policy in netfilter's FORWARD hook on both nodes: drops what is not from an allowed client
+    /// to a backend, and a pod that is not allowed asks too.
+    #[arg(long)]
+    policy: bool,
+    /// Checksum offload of the devices. With off, every checksum is computed and checked.
+    #[arg(long, value_enum, default_value_t)]
+    offload: Offload,
+    /// How packets for pods of the other node travel.
+    #[arg(long, value_enum, default_value_t)]
+    underlay: Underlay,
+    /// How the agents attach their programs.
+    #[arg(long, value_enum, default_value_t)]
+    attach: Attach,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// A table, redrawn in place on a terminal.
+    #[default]
+    Table,
+    /// One JSON object for each round.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum PodNetwork {
+    /// A host route to each pod.
+    #[default]
+    Routed,
+    /// Ports of a Linux bridge.
+    Bridged,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Offload {
+    /// As veth does it.
+    #[default]
+    On,
+    /// `ethtool -K .. tx off rx off`.
+    Off,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Underlay {
+    /// By routes.
+    #[default]
+    Direct,
+    /// Inside VXLAN.
+    Vxlan,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum Attach {
+    /// What the kernel has, TCX before clsact.
+    #[default]
+    Auto,
+    /// TCX, kernel 6.6 or newer.
+    Tcx,
+    /// A clsact qdisc.
+    Clsact,
+}
+
+impl Args {
+    fn lab(&self) -> net::LabOptions {
+        net::LabOptions {
+            offload: match self.offload {
+                Offload::On => net::Offload::On,
+                Offload::Off => net::Offload::Off,
+            },
+            underlay: match self.underlay {
+                Underlay::Direct => net::Underlay::Direct,
+                Underlay::Vxlan => net::Underlay::Vxlan,
+            },
+            control_plane: false,
+        }
+    }
+
+    fn network(&self) -> net::PodNetwork {
+        match self.pod_network {
+            PodNetwork::Routed => net::PodNetwork::Routed,
+            PodNetwork::Bridged => net::PodNetwork::Bridged,
+        }
+    }
+
+    fn attach(&self) -> String {
+        self.attach.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    }
+
+    /// The manifests, and the example where none is given.
+    fn files(&self) -> Vec<PathBuf> {
+        if self.files.is_empty() { vec![repository::root().join("examples/httpd.yaml")] } else { self.files.clone() }
+    }
+
+    /// What kind of run this is, in a line.
+    fn title(&self) -> String {
+        let choice = |value: Option<clap::builder::PossibleValue>| {
+            value.map(|value| value.get_name().to_owned()).unwrap_or_default()
+        };
+        format!(
+            "2 nodes, pods {}, underlay {}, offload {}, attach {}, policy {}",
+            choice(self.pod_network.to_possible_value()),
+            choice(self.underlay.to_possible_value()),
+            choice(self.offload.to_possible_value()),
+            self.attach(),
+            if self.policy { "on" } else { "off" },
+        )
+    }
+}
+
+/// The pause between two rounds.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What agents may take to follow a change before the next round judges them.
+const SETTLE: Duration = Duration::from_millis(500);
+
+pub(crate) fn run(args: &Args) -> Result<Outcome> {
+    if !process::is_root() {
+        bail!("network namespaces and BPF programs need root: run it again as root");
+    }
+    let manifests = Manifests::read(&args.files())?;
+    setup::ensure(&[Need::KernelObject, Need::Network])?;
+    let binary = build_svclb()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(perform(args, &binary, &manifests))
+}
+
+/// Builds the agent and gives the binary.
+fn build_svclb() -> Result<PathBuf> {
+    eprintln!("building svclb ...");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--package", "svclb-userspace"])
+        .current_dir(repository::root())
+        .status()
+        .context("start cargo to build svclb")?;
+    if !status.success() {
+        bail!("svclb does not build, see above");
+    }
+    Ok(repository::target().join("debug/svclb"))
+}
+
+/// The whole run, until its end or a signal.
+async fn perform(args: &Args, binary: &Path, manifests: &Manifests) -> Result<Outcome> {
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let mut terminated = signal(SignalKind::terminate())?;
+    let mut stage = tokio::select! {
+        biased;
+        _ = interrupted.recv() => return Ok(Outcome::Done),
+        _ = terminated.recv() => return Ok(Outcome::Done),
+        stage = Stage::set_up(args, binary, manifests) => stage?,
+    };
+    let played = tokio::select! {
+        biased;
+        _ = interrupted.recv() => Ok(Outcome::Done),
+        _ = terminated.recv() => Ok(Outcome::Done),
+        outcome = play(args, &mut stage) => outcome,
+    };
+    stage.take_down().await;
+    played
+}
+
+/// Rounds and their table.
+async fn play(args: &Args, stage: &mut Stage) -> Result<Outcome> {
+    let live = !args.once && args.output == Output::Table && std::io::stdout().is_terminal();
+    let mut screen = Screen::open(live, args.output == Output::Json)?;
+    screen.say(&stage.how_to_look_inside(args));
+    let mut board = Board::new(args.title());
+    board.tell(stage.take_messages());
+    let mut watch = Watch::start(&args.files())?;
+    loop {
+        let round = stage.round().await?;
+        let good = round.is_good();
+        board.add(round);
+        board.tell(stage.take_messages());
+        screen.show(&board)?;
+        if args.once {
+            return Ok(if good { Outcome::Done } else { Outcome::Failed });
+        }
+        if tokio::time::timeout(PAUSE, watch.changed()).await.is_ok() {
+            match Manifests::read(&args.files()) {
+                Ok(manifests) => {
+                    stage.apply(&manifests)?;
+                    tokio::time::sleep(SETTLE).await;
+                }
+                // A half-written file is no reason to end.
+                Err(error) => board.tell(vec![format!("not taken over: {error:#}")]),
+            }
+        }
+    }
+}

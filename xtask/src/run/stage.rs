@@ -1,0 +1,215 @@
+//! The stage of a run: a lab, pods that ask, an agent on each node.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use anyhow::{Context, Result};
+use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
+use svclb_tests::net::{
+    Agent, AgentCommand, Askers, ClusterState, Effort, Found, Lab, Line, Manifests, Policy, all_paths, go_round,
+};
+
+use crate::repository;
+
+use super::{Args, files::Files, source::Source};
+
+/// What one round found.
+pub(super) struct Round {
+    /// By line of the table.
+    pub(super) lines: BTreeMap<Line, Found>,
+    /// Whether the cluster was another one at its end than at its beginning, so that it proves nothing.
+    pub(super) overtaken: bool,
+}
+
+impl Round {
+    /// Whether all went as it must.
+    pub(super) fn is_good(&self) -> bool {
+        !self.overtaken && !self.lines.is_empty() && self.lines.values().all(Found::is_good)
+    }
+}
+
+/// Everything of a run that must be taken down at its end.
+pub(super) struct Stage {
+    agents: Vec<Agent>,
+    askers: Askers,
+    source: Box<dyn Source>,
+    lab: Arc<Lab>,
+    policy: bool,
+    messages: Vec<String>,
+    binary: PathBuf,
+    _folder: Folder,
+}
+
+impl Stage {
+    /// Builds the lab, makes the pods, and starts the agents, which are ready when this ends.
+    pub(super) async fn set_up(args: &Args, binary: &Path, manifests: &Manifests) -> Result<Self> {
+        let folder = Folder::new()?;
+        let lab = Arc::new(Lab::new(args.lab())?);
+        let network = args.network();
+        let mut source: Box<dyn Source> = Box::new(Files::new(&lab, &folder.0.join("manifests"), network)?);
+        let pods = lab
+            .nodes()
+            .iter()
+            .map(|node| node.pod(&format!("client-{}", node.number()), network))
+            .collect::<Result<_>>()?;
+        let forbidden = if args.policy { Some(lab.node(1).pod("forbidden", network)?) } else { None };
+        let mut messages = source.apply(manifests)?;
+        messages.extend(manifests.passed_over.iter().map(|what| format!("passed over: {what}")));
+        let how = AgentCommand {
+            binary: binary.to_owned(),
+            source: source.agent_arguments(),
+            attach: args.attach(),
+            more: Vec::new(),
+            logs: folder.0.clone(),
+        };
+        let mut stage = Self {
+            agents: Vec::new(),
+            askers: Askers { pods, forbidden },
+            source,
+            lab,
+            policy: args.policy,
+            messages,
+            binary: binary.to_owned(),
+            _folder: folder,
+        };
+        stage.enforce_policy()?;
+        for node in stage.lab.nodes() {
+            eprintln!("starting the agent of {} ...", node.name());
+            stage.agents.push(Agent::start(&stage.lab, node.number(), &how).await?);
+        }
+        Ok(stage)
+    }
+
+    /// Brings everything to the manifests as they are now.
+    pub(super) fn apply(&mut self, manifests: &Manifests) -> Result<()> {
+        let said = self.source.apply(manifests)?;
+        self.messages.extend(said);
+        self.enforce_policy()
+    }
+
+    /// Requests over all paths.
+    pub(super) async fn round(&mut self) -> Result<Round> {
+        for agent in &mut self.agents {
+            agent.check()?;
+        }
+        let before = self.source.state()?;
+        let paths = all_paths(&self.lab, &self.askers, &before);
+        let lines = go_round(paths, Effort::default()).await;
+        let overtaken = fingerprint(&before) != fingerprint(&self.source.state()?);
+        Ok(Round { lines, overtaken })
+    }
+
+    /// What has been said since the last call.
+    pub(super) fn take_messages(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.messages)
+    }
+
+    /// Ends the agents; the rest goes when this is dropped.
+    pub(super) async fn take_down(self) {
+        for agent in self.agents {
+            // One that has ended already is what is wanted.
+            drop(agent.kill().await);
+        }
+    }
+
+    /// Commands with which another terminal can look into the namespaces.
+    pub(super) fn how_to_look_inside(&self, args: &Args) -> String {
+        let mut lines = vec!["to look inside, from another terminal:".to_owned()];
+        for (node, agent) in self.lab.nodes().iter().zip(&self.agents) {
+            let enter = format!("nsenter --net={}", node.netns().path());
+            lines.push(format!("  {:<9} {enter} ip address", node.name()));
+            lines.push(format!(
+                "  {:<9} {enter} --mount={} {} list services --bpffs {}",
+                "",
+                self.lab.bpffs().path(),
+                self.binary.display(),
+                self.lab.bpffs().folder(node.name()).display()
+            ));
+            lines.push(format!("  {:<9} log: {}", "", agent.log().display()));
+        }
+        for pod in &self.askers.pods {
+            lines.push(format!("  {:<9} nsenter --net={} bash", pod.name(), pod.netns().path()));
+        }
+        lines.push(format!("  {:<9} nsenter --net={} bash", "outside", self.lab.client().netns.path()));
+        if !args.once {
+            let files: Vec<String> = args.files().iter().map(|file| file.display().to_string()).collect();
+            lines.push(format!("edit {} while this runs; Ctrl-C ends it", files.join(", ")));
+        }
+        lines.join("\n")
+    }
+
+    /// Lets clients in to backends, and nobody else.
+    fn enforce_policy(&mut self) -> Result<()> {
+        let state = self.source.state()?;
+        for address in load_balancer_addresses(&state) {
+            self.lab.route_load_balancer(address)?;
+        }
+        if !self.policy {
+            return Ok(());
+        }
+        let mut policy = Policy::default();
+        for pod in &state.pods {
+            policy.backends.extend(pod.address.both());
+            policy.ports.extend(pod.ports.iter().map(|port| port.port));
+        }
+        policy.ports.sort_unstable();
+        policy.ports.dedup();
+        policy.clients.clone_from(&policy.backends);
+        policy.clients.extend(self.lab.client().address.both());
+        // Where one node masquerades, the other sees the first one's address.
+        for node in self.lab.nodes() {
+            policy.clients.extend(node.addresses_seen_elsewhere());
+        }
+        for pod in &self.askers.pods {
+            policy.clients.extend(pod.address().both());
+        }
+        self.lab.nodes().iter().try_for_each(|node| node.enforce(&policy))
+    }
+}
+
+/// The addresses of load balancers that Services have.
+fn load_balancer_addresses(state: &ClusterState) -> impl Iterator<Item = IpAddr> {
+    let status = state.services.iter().filter_map(|service| service.status.as_ref()?.load_balancer.as_ref());
+    status.flat_map(|status| status.ingress.iter().flatten()).filter_map(|ingress| ingress.ip.as_ref()?.parse().ok())
+}
+
+/// What makes two states differ for requests.
+fn fingerprint(state: &ClusterState) -> (String, BTreeSet<(String, bool, bool)>) {
+    let services = serde_json::to_string(&state.services).unwrap_or_default();
+    let pods = state.pods.iter().map(|pod| (pod.name.clone(), pod.ready, pod.terminating)).collect();
+    (services, pods)
+}
+
+/// The folder of this run below the target folder. It goes at the end, and where a run was killed, with
+/// the next run.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Result<Self> {
+        let runs = repository::target().join("run");
+        fs::create_dir_all(&runs).with_context(|| format!("make {}", runs.display()))?;
+        for old in fs::read_dir(&runs)?.flatten() {
+            let owner = old.file_name().to_str().and_then(|name| name.parse().ok());
+            let gone = owner.is_none_or(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH));
+            if gone {
+                fs::remove_dir_all(old.path()).with_context(|| format!("remove {}", old.path().display()))?;
+            }
+        }
+        let folder = runs.join(std::process::id().to_string());
+        fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
+        Ok(Self(folder))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("remove {}: {error}", self.0.display());
+        }
+    }
+}
