@@ -1,3 +1,4 @@
 //! The svclb agent, as a library for its command and for tests.
 
+pub mod bpf;
 pub mod host;

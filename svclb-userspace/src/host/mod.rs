@@ -17,3 +17,8 @@ pub use self::{
     devices::{Attachment, Hooks, Options, Role},
     watch::{Device, DeviceEvent, HostEvent, Watch, WatchError, watch},
 };
+
+/// What is there now in the network namespace of the calling thread.
+pub fn snapshot() -> std::io::Result<topology::Topology> {
+    netlink::dump()
+}

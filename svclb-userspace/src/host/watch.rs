@@ -49,6 +49,8 @@ pub enum DeviceEvent {
         /// Name that it had.
         name: String,
     },
+    /// All devices that existed at the start have been told.
+    AllTold,
 }
 
 /// A device and what was decided about it.
@@ -67,13 +69,11 @@ pub struct Device {
 /// What the watcher tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostEvent {
-    /// All that was there at the start has been told.
-    Synced,
     /// The node's addresses, once at the start and after each change.
     Addresses(NodeAddresses),
-    /// A device was given to the hook function.
+    /// The hook function was called.
     Device {
-        /// The device.
+        /// With what.
         event: DeviceEvent,
         /// From the moment when the kernel's message was read to the end of the hook function.
         took: Duration,
@@ -160,7 +160,7 @@ where
     E: fmt::Display,
 {
     watcher.settle(&BTreeSet::new(), Instant::now());
-    watcher.tell(HostEvent::Synced);
+    watcher.call(DeviceEvent::AllTold, Instant::now());
     let mut resync = interval(RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.reset();
@@ -270,16 +270,16 @@ where
     }
 
     fn call(&mut self, event: DeviceEvent, seen: Instant) {
-        let (index, there) = match &event {
-            DeviceEvent::Present(device) => (device.index, true),
-            DeviceEvent::Gone { index, .. } => (*index, false),
-        };
         let failure = (self.hook)(&event).err().map(|error| error.to_string());
         let took = seen.elapsed();
-        if failure.is_some() && there {
-            self.failed.insert(index);
-        } else {
-            self.failed.remove(&index);
+        match &event {
+            DeviceEvent::Present(device) if failure.is_some() => {
+                self.failed.insert(device.index);
+            }
+            DeviceEvent::Present(Device { index, .. }) | DeviceEvent::Gone { index, .. } => {
+                self.failed.remove(index);
+            }
+            DeviceEvent::AllTold => {}
         }
         log(&event, failure.as_deref());
         self.tell(HostEvent::Device { event, took, failure });
@@ -294,6 +294,8 @@ where
 fn log(event: &DeviceEvent, failure: Option<&str>) {
     match (event, failure) {
         (DeviceEvent::Present(device), Some(failure)) => warn!(device = device.name, failure, "device not hooked"),
+        (DeviceEvent::AllTold, Some(failure)) => warn!(failure, "hooks of before not cleared up"),
+        (DeviceEvent::AllTold, None) => {}
         (DeviceEvent::Gone { name, .. }, Some(failure)) => warn!(device = name, failure, "device not forgotten"),
         (DeviceEvent::Gone { name, .. }, None) => info!(device = name, "device is gone"),
         (DeviceEvent::Present(device), None) => match &device.attachment {

@@ -1,0 +1,172 @@
+//! The agent's folder in the BPF file system: pinned links and programs.
+//!
+//! | path | holds |
+//! | --- | --- |
+//! | `links/<index>-ingress`, `links/<index>-egress` | the TCX links of a device, by interface index |
+//! | `programs/<name>` | the programs of the running agent |
+//!
+//! A pinned link keeps its program attached when the agent is gone. The next agent finds it by its name and
+//! puts its own program into it.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+};
+
+use aya::programs::{ProgramError, SchedClassifier};
+
+/// Which packets of a device a hook sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Direction {
+    /// Those that enter the node.
+    Ingress,
+    /// Those that leave it.
+    Egress,
+}
+
+impl Direction {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        })
+    }
+}
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub struct PinFolder {
+    root: PathBuf,
+}
+
+impl PinFolder {
+    /// Makes the folder and its parts unless they are there. `root` must be in a BPF file system.
+    pub fn make(root: &Path) -> io::Result<Self> {
+        let folder = Self { root: root.to_owned() };
+        for part in [folder.links(), folder.programs()] {
+            fs::create_dir_all(part)?;
+        }
+        Ok(folder)
+    }
+
+    /// The folder of an agent that may have run here.
+    pub fn existing(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    fn programs(&self) -> PathBuf {
+        self.root.join("programs")
+    }
+
+    /// Where the link of a hook is pinned.
+    pub fn link(&self, index: u32, direction: Direction) -> PathBuf {
+        self.links().join(format!("{index}-{direction}"))
+    }
+
+    /// Whether both hooks of a device have pinned links.
+    pub fn has_links(&self, index: u32) -> bool {
+        Direction::BOTH.iter().all(|&direction| self.link(index, direction).exists())
+    }
+
+    /// The devices of which links are pinned, in order.
+    pub fn devices_with_links(&self) -> io::Result<Vec<u32>> {
+        let mut found: Vec<u32> = names(&self.links())?.iter().filter_map(|name| index_of(name)).collect();
+        found.sort_unstable();
+        found.dedup();
+        Ok(found)
+    }
+
+    /// Removes the links of a device, which detaches their programs; `false` if there were none.
+    pub fn remove_links(&self, index: u32) -> io::Result<bool> {
+        let mut found = false;
+        for direction in Direction::BOTH {
+            found |= remove(&self.link(index, direction))?;
+        }
+        Ok(found)
+    }
+
+    /// Removes everything that [`Self::make`] made and what was pinned in it. Other files stay.
+    pub fn remove_all(&self) -> io::Result<()> {
+        for index in self.devices_with_links()? {
+            self.remove_links(index)?;
+        }
+        for name in names(&self.programs())? {
+            remove(&self.programs().join(name))?;
+        }
+        for part in [self.links(), self.programs()] {
+            match fs::remove_dir(part) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins a loaded program in place of one of the same name, and opens it once more, so that the caller
+    /// has a program of its own to attach.
+    pub fn second_handle(&self, name: &str, program: &mut SchedClassifier) -> Result<SchedClassifier, ProgramError> {
+        let path = self.programs().join(name);
+        remove(&path).map_err(ProgramError::IOError)?;
+        program.pin(&path).map_err(|error| ProgramError::IOError(io::Error::other(error)))?;
+        SchedClassifier::from_pin(path)
+    }
+}
+
+fn index_of(name: &str) -> Option<u32> {
+    name.split_once('-')?.0.parse().ok()
+}
+
+/// Names in a folder; none if it is not there.
+fn names(folder: &Path) -> io::Result<Vec<String>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
+}
+
+/// Removes a file; `false` if it is not there.
+fn remove(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_are_found_again_by_device() {
+        let root = tempfile::tempdir().expect("a folder");
+        let pins = PinFolder::make(root.path()).expect("its parts");
+        for (index, direction) in [(12, Direction::Ingress), (12, Direction::Egress), (3, Direction::Egress)] {
+            fs::write(pins.link(index, direction), "").expect("a file");
+        }
+        assert_eq!(pins.devices_with_links().expect("a list"), [3, 12]);
+        assert!(pins.has_links(12));
+        assert!(!pins.has_links(3), "one of two is not enough");
+        assert!(pins.remove_links(3).expect("removal"));
+        assert!(!pins.remove_links(3).expect("nothing to remove"));
+        pins.remove_all().expect("removal");
+        assert!(names(root.path()).expect("a list").is_empty());
+    }
+
+    #[test]
+    fn a_folder_that_never_was_is_empty() {
+        let pins = PinFolder::existing(Path::new("/nonexistent/svclb"));
+        assert_eq!(pins.devices_with_links().expect("an empty list"), []);
+        pins.remove_all().expect("nothing to do");
+    }
+}
