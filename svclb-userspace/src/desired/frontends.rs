@@ -1,0 +1,64 @@
+//! Frontends: the addresses and ports at which clients reach a Service port.
+
+use std::collections::BTreeMap;
+
+use svclb_common::addr::Be16;
+use svclb_common::schema::ServiceKey;
+use svclb_common::service::scope;
+
+use super::Place;
+use crate::model::{FamilyAddress, Service, ServicePort};
+
+/// The frontends of one port in one family, with their scope.
+///
+/// - The cluster IP with the port, and the cluster IP itself (port 0), whose other ports are refused.
+/// - Load balancer addresses with the port, whatever the Service's type.
+/// - External IPs with the port, only inside `--external-ip-cidrs`: who may create Services could
+///   otherwise take any address's traffic.
+/// - The node's addresses with the node port.
+///
+/// Where two roles meet in one key, the earlier in this list wins.
+pub fn frontends<A: FamilyAddress>(
+    service: &Service,
+    port: &ServicePort,
+    place: &Place,
+) -> BTreeMap<ServiceKey<A>, u8> {
+    let mut frontends = BTreeMap::new();
+    let protocol = port.protocol.number();
+    let mut add = |address: A, port: u16, scope: u8| {
+        frontends.entry(ServiceKey::new(address, Be16::new(port), protocol)).or_insert(scope);
+    };
+    let cluster_ip = service.cluster_ip(A::FAMILY).and_then(A::of);
+    if let Some(address) = cluster_ip {
+        add(address, port.port, scope::CLUSTER);
+    }
+    for address in service.ingress_ips.iter().filter_map(|ip| A::of(*ip)) {
+        add(address, port.port, scope::LOAD_BALANCER);
+    }
+    for address in external_ips::<A>(service, place) {
+        add(address, port.port, scope::EXTERNAL);
+    }
+    if port.node_port != 0 {
+        for address in place.node_port_addresses.iter().filter_map(|ip| A::of(*ip)) {
+            add(address, port.node_port, scope::NODE_PORT);
+        }
+    }
+    if let Some(address) = cluster_ip {
+        frontends.insert(ServiceKey::cluster_ip(address), scope::CLUSTER_ADDRESS);
+    }
+    frontends
+}
+
+/// The external IPs of one family that the operator admits.
+pub fn external_ips<A: FamilyAddress>(service: &Service, place: &Place) -> impl Iterator<Item = A> {
+    let admitted = |ip: &&_| place.external_ip_cidrs.iter().any(|cidr| cidr.contains(*ip));
+    service.external_ips.iter().filter(admitted).filter_map(|ip| A::of(*ip))
+}
+
+/// Whether a port is reachable from outside the cluster in this family: its policy for external
+/// traffic then matters.
+pub fn is_external<A: FamilyAddress>(service: &Service, port: &ServicePort, place: &Place) -> bool {
+    port.node_port != 0
+        || service.ingress_ips.iter().any(|ip| A::of(*ip).is_some())
+        || external_ips::<A>(service, place).next().is_some()
+}

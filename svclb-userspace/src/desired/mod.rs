@@ -1,0 +1,77 @@
+//! Policy: what the tables should hold, as a pure function of what is known.
+//!
+//! One Service and its slices become one [`PortTables`] per port and family. No numbers yet, no
+//! maps, no order of writes: those are [`crate::ids`] and [`crate::plan`]. Each part of the policy is
+//! one file: [`endpoints`] merges slices, [`topology`] and [`traffic_policy`] choose among endpoints,
+//! [`frontends`] says where clients reach the port, [`node_ports`] on which addresses of the node,
+//! [`affinity`] and [`source_ranges`] say who is kept where and who is let in; [`services`] puts them
+//! together.
+
+pub mod affinity;
+pub mod endpoints;
+pub mod frontends;
+pub mod node_ports;
+pub mod services;
+pub mod source_ranges;
+pub mod topology;
+pub mod traffic_policy;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use svclb_common::addr::Be16;
+use svclb_common::schema::ServiceKey;
+
+use crate::model::FamilyAddress;
+
+/// What a Service's tables depend on besides the Service and its slices.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Place {
+    /// Name of this node, lower case.
+    pub node_name: Arc<str>,
+    /// Zone of this node.
+    pub zone: Option<Arc<str>>,
+    /// Addresses on which node ports are served, both families.
+    pub node_port_addresses: Vec<IpAddr>,
+    /// All addresses of this node, both families: a source range that holds one of them admits the
+    /// node's own processes.
+    pub node_addresses: Vec<IpAddr>,
+    /// External IPs are served only inside these.
+    pub external_ip_cidrs: Vec<IpNet>,
+}
+
+/// An endpoint's address and port.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Target<A> {
+    /// Address.
+    pub address: A,
+    /// Port.
+    pub port: Be16,
+}
+
+/// The tables of one Service port in one family.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortTables<A: FamilyAddress> {
+    /// Where clients reach it: key and scope (see `svclb_common::service::scope`). Holds the mark of
+    /// the cluster IP as well.
+    pub frontends: BTreeMap<ServiceKey<A>, u8>,
+    /// Flags of SERVICE, see `svclb_common::service::flag`.
+    pub flags: u32,
+    /// Affinity timeout in seconds, 0 without affinity.
+    pub affinity_seconds: u32,
+    /// Every endpoint that serves, with the lists that hold it (`svclb_common::service::backend_flag`;
+    /// 0 for one that only keeps the flows it has).
+    pub backends: BTreeMap<Target<A>, u8>,
+    /// Sources that load balancer addresses admit, as address and prefix length. Only meaningful with
+    /// the flag `SOURCE_RANGES`.
+    pub source_ranges: Vec<(A, u8)>,
+}
+
+impl<A: FamilyAddress> PortTables<A> {
+    /// The endpoints of a list, in the order of the slots.
+    pub fn list(&self, flag: u8) -> impl Iterator<Item = &Target<A>> {
+        self.backends.iter().filter(move |(_, lists)| *lists & flag != 0).map(|(target, _)| target)
+    }
+}

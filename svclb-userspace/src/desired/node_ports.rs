@@ -1,0 +1,92 @@
+//! Node ports: on which addresses of the node they are served.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+use crate::model::{Family, Node};
+
+/// One entry of `--nodeport-addresses`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// `primary`: the addresses of the Node object.
+    Primary,
+    /// `localhost`: 127.0.0.0/8 and `::1`. Loopback traffic does not pass the hooks yet, so it names
+    /// addresses that exist and are not served.
+    Localhost,
+    /// `all`: every address.
+    All,
+    /// A prefix.
+    Cidr(IpNet),
+}
+
+/// An entry that is neither a keyword nor a prefix.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0:?} is neither a prefix such as 10.0.0.0/8 nor one of primary, localhost, all")]
+pub struct EntryError(String);
+
+impl FromStr for Entry {
+    type Err = EntryError;
+
+    fn from_str(text: &str) -> Result<Self, EntryError> {
+        match text.trim() {
+            "primary" => Ok(Self::Primary),
+            "localhost" => Ok(Self::Localhost),
+            "all" => Ok(Self::All),
+            cidr => cidr.parse().map(Self::Cidr).or(Err(EntryError(text.to_owned()))),
+        }
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Primary => f.write_str("primary"),
+            Self::Localhost => f.write_str("localhost"),
+            Self::All => f.write_str("all"),
+            Self::Cidr(cidr) => cidr.fmt(f),
+        }
+    }
+}
+
+/// The addresses on which node ports are served, both families, ordered.
+///
+/// `on_devices` are the global addresses of the node's devices. Prefixes choose among them; `primary`
+/// means the Node object's addresses, or every device's without such an object. **A family of which
+/// the list has no entry is served on all its addresses.** An empty list means all of both.
+pub fn addresses(entries: &[Entry], node: Option<&Node>, on_devices: &[IpAddr]) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> =
+        Family::ALL.into_iter().flat_map(|family| family_addresses(family, entries, node, on_devices)).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+fn family_addresses(family: Family, entries: &[Entry], node: Option<&Node>, on_devices: &[IpAddr]) -> Vec<IpAddr> {
+    let own = |ip: &IpAddr| Family::of(*ip) == family && !ip.is_loopback();
+    let all = || on_devices.iter().copied().filter(own);
+    let mut named = false;
+    let mut addresses = Vec::new();
+    for entry in entries {
+        match entry {
+            Entry::All => return all().collect(),
+            Entry::Localhost => named = true,
+            Entry::Primary => match node {
+                Some(node) => {
+                    let primary = node.primary(family);
+                    named |= primary.is_some();
+                    addresses.extend(primary);
+                }
+                None => return all().collect(),
+            },
+            Entry::Cidr(cidr) if Family::of(cidr.network()) == family => {
+                named = true;
+                addresses.extend(all().filter(|ip| cidr.contains(ip)));
+            }
+            Entry::Cidr(_) => {}
+        }
+    }
+    if named { addresses } else { all().collect() }
+}

@@ -1,0 +1,176 @@
+//! The store: what was told so far, and which Services a change concerns.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use super::{Event, Kind, Node, Service, ServiceName, Slice, SliceName};
+
+/// Everything the source told, and what changed since it was last asked.
+#[derive(Default, Debug)]
+pub struct Model {
+    services: HashMap<ServiceName, Service>,
+    slices: HashMap<ServiceName, BTreeMap<Arc<str>, Slice>>,
+    /// Which Service each slice counts for: a slice that changes its label leaves the old one.
+    slice_owner: HashMap<SliceName, ServiceName>,
+    node: Option<Node>,
+    listed: BTreeSet<Kind>,
+    relist: Relist,
+    changed: BTreeSet<ServiceName>,
+    node_changed: bool,
+}
+
+/// Objects not yet seen again in lists that are under way.
+#[derive(Default, Debug)]
+struct Relist {
+    services: Option<HashSet<ServiceName>>,
+    slices: Option<HashSet<SliceName>>,
+    node: bool,
+}
+
+/// What changed, see [`Model::take_changes`].
+#[derive(Default, PartialEq, Eq, Debug)]
+pub struct Changes {
+    /// Services whose tables may differ now.
+    pub services: BTreeSet<ServiceName>,
+    /// The own Node changed: all Services may differ.
+    pub node: bool,
+}
+
+impl Model {
+    /// Takes in one event. A [`Event::Bad`] changes nothing here.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::ListStarted(kind) => self.list_started(kind),
+            Event::Listed(kind) => self.list_done(kind),
+            Event::ServiceApplied(service) => self.service_applied(service),
+            Event::ServiceDeleted(name) => self.service_deleted(&name),
+            Event::SliceApplied(slice) => self.slice_applied(slice),
+            Event::SliceDeleted(name) => self.slice_deleted(&name),
+            Event::NodeApplied(node) => {
+                self.relist.node = false;
+                self.set_node(Some(node));
+            }
+            Event::NodeDeleted => self.set_node(None),
+            Event::Bad(_) => {}
+        }
+    }
+
+    /// Whether every required kind was listed completely at least once.
+    pub fn complete(&self) -> bool {
+        Kind::REQUIRED.iter().all(|kind| self.listed.contains(kind))
+    }
+
+    /// Required kinds whose first list is still missing.
+    pub fn missing(&self) -> Vec<Kind> {
+        Kind::REQUIRED.into_iter().filter(|kind| !self.listed.contains(kind)).collect()
+    }
+
+    /// What changed since the last call.
+    pub fn take_changes(&mut self) -> Changes {
+        Changes { services: std::mem::take(&mut self.changed), node: std::mem::take(&mut self.node_changed) }
+    }
+
+    /// A Service.
+    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// The slices of a Service, ordered by name.
+    pub fn slices(&self, name: &ServiceName) -> impl Iterator<Item = &Slice> {
+        self.slices.get(name).into_iter().flat_map(BTreeMap::values)
+    }
+
+    /// The names of all Services.
+    pub fn service_names(&self) -> impl Iterator<Item = &ServiceName> {
+        self.services.keys()
+    }
+
+    /// The own Node, if it exists.
+    pub fn node(&self) -> Option<&Node> {
+        self.node.as_ref()
+    }
+
+    /// Number of Services and of slices.
+    pub fn sizes(&self) -> (usize, usize) {
+        (self.services.len(), self.slice_owner.len())
+    }
+
+    fn list_started(&mut self, kind: Kind) {
+        match kind {
+            Kind::Service => self.relist.services = Some(self.services.keys().cloned().collect()),
+            Kind::Slice => self.relist.slices = Some(self.slice_owner.keys().cloned().collect()),
+            Kind::Node => self.relist.node = true,
+        }
+    }
+
+    fn list_done(&mut self, kind: Kind) {
+        match kind {
+            Kind::Service => {
+                for name in self.relist.services.take().unwrap_or_default() {
+                    self.service_deleted(&name);
+                }
+            }
+            Kind::Slice => {
+                for name in self.relist.slices.take().unwrap_or_default() {
+                    self.slice_deleted(&name);
+                }
+            }
+            Kind::Node => {
+                if std::mem::take(&mut self.relist.node) {
+                    self.set_node(None);
+                }
+            }
+        }
+        self.listed.insert(kind);
+    }
+
+    fn service_applied(&mut self, service: Service) {
+        if let Some(unseen) = &mut self.relist.services {
+            unseen.remove(&service.name);
+        }
+        if self.services.get(&service.name) != Some(&service) {
+            self.changed.insert(service.name.clone());
+            self.services.insert(service.name.clone(), service);
+        }
+    }
+
+    fn service_deleted(&mut self, name: &ServiceName) {
+        if self.services.remove(name).is_some() {
+            self.changed.insert(name.clone());
+        }
+    }
+
+    fn slice_applied(&mut self, slice: Slice) {
+        if let Some(unseen) = &mut self.relist.slices {
+            unseen.remove(&slice.name);
+        }
+        if self.slice_owner.get(&slice.name).is_some_and(|owner| *owner != slice.service) {
+            self.slice_deleted(&slice.name);
+        }
+        let slices = self.slices.entry(slice.service.clone()).or_default();
+        if slices.get(&slice.name.name) == Some(&slice) {
+            return;
+        }
+        self.changed.insert(slice.service.clone());
+        self.slice_owner.insert(slice.name.clone(), slice.service.clone());
+        slices.insert(slice.name.name.clone(), slice);
+    }
+
+    fn slice_deleted(&mut self, name: &SliceName) {
+        let Some(owner) = self.slice_owner.remove(name) else { return };
+        if let Some(slices) = self.slices.get_mut(&owner) {
+            slices.remove(&name.name);
+            if slices.is_empty() {
+                self.slices.remove(&owner);
+            }
+        }
+        self.changed.insert(owner);
+    }
+
+    fn set_node(&mut self, node: Option<Node>) {
+        if self.node != node {
+            self.node = node;
+            self.node_changed = true;
+        }
+    }
+}

@@ -1,0 +1,658 @@
+//! The planner of one family: what is wanted, what the tables hold, and the steps between.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+use svclb_common::config::{Config, flag as config_flag};
+use svclb_common::schema::{Backend, BackendRef, Service, ServiceKey, ServiceRef};
+use svclb_common::service::{backend_flag, backend_state, scope};
+
+use super::interest::{Member, Retired};
+use super::{Action, Bitmap, Content, Limits, Step};
+use crate::desired::{PortTables, Target};
+use crate::ids::{Full, Given, Ids, Range, Ranges};
+use crate::model::{FamilyAddress, PortKey, Protocol, ServiceName};
+
+/// The state between two plans.
+pub struct Planner<A: FamilyAddress> {
+    config: Config,
+    content: Content<A>,
+    ids: Ids<A>,
+    slots: Ranges,
+    wanted: HashMap<PortKey, PortTables<A>>,
+    /// Who wants a frontend, best first: the lower scope, then the lower name. The others get it when
+    /// the best goes.
+    claims: HashMap<ServiceKey<A>, Vec<(u8, PortKey)>>,
+    /// How many frontends name a service number. A number is not free before none does.
+    references: HashMap<u32, u32>,
+    dirty: BTreeSet<PortKey>,
+    /// Frontends whose entry may be wrong.
+    stale: HashSet<ServiceKey<A>>,
+    /// Serving backends in the tables that nobody owns, found when they were adopted.
+    strays: Vec<u32>,
+    retired: Retired<A>,
+}
+
+/// A list of steps and the Service ports that they belong to.
+#[derive(Debug)]
+pub struct Plan<A: FamilyAddress> {
+    /// The writes, in order.
+    pub steps: Vec<Step<A>>,
+    /// Ports that the plan could not serve, as a map has no room.
+    pub refused: Vec<(PortKey, Full)>,
+    ports: Vec<PlannedPort>,
+}
+
+#[derive(Debug)]
+struct PlannedPort {
+    key: PortKey,
+    number: u32,
+    wanted: bool,
+    /// Ranges that the record names no more once it is switched.
+    old: Vec<Range>,
+    /// Ranges that nobody names until then.
+    new: Vec<Range>,
+    switched: bool,
+    failed: bool,
+}
+
+impl<A: FamilyAddress> Plan<A> {
+    /// Whether the steps of this step's port are to be left out.
+    pub fn is_cancelled(&self, step: &Step<A>) -> bool {
+        step.port.and_then(|port| self.ports.get(port)).is_some_and(|port| port.failed)
+    }
+
+    /// Cancels the later steps of this step's port, and names the port.
+    pub fn fail(&mut self, port: Option<usize>) -> Option<PortKey> {
+        let port = self.ports.get_mut(port?)?;
+        port.failed = true;
+        Some(port.key.clone())
+    }
+}
+
+/// The steps of a plan by phase, see the [module](super).
+struct Phases<A: FamilyAddress>([Vec<Step<A>>; 10]);
+
+impl<A: FamilyAddress> Phases<A> {
+    const INTEREST: usize = 0;
+    const BACKENDS: usize = 1;
+    const SLOTS: usize = 2;
+    const RANGES: usize = 3;
+    const SERVICE: usize = 4;
+    const FRONTENDS: usize = 5;
+    const FRONTENDS_GONE: usize = 6;
+    const SERVICE_GONE: usize = 7;
+    const BACKENDS_GONE: usize = 8;
+    const RANGES_GONE: usize = 9;
+
+    fn add(&mut self, phase: usize, port: Option<usize>, action: Action<A>) {
+        if let Some(steps) = self.0.get_mut(phase) {
+            steps.push(Step { port, action });
+        }
+    }
+}
+
+impl<A: FamilyAddress> Planner<A> {
+    /// A planner for tables with this content. If they are not empty, [`Self::adopt`] must be called
+    /// once when all that is wanted is known, before the first plan.
+    pub fn new(content: Content<A>, config: Config, limits: &Limits) -> Self {
+        let in_use = content.services.iter().flat_map(|service| ranges(service));
+        let slots = Ranges::new(limits.slots, in_use);
+        Self {
+            config,
+            ids: Ids::new(limits.services, limits.backends),
+            slots,
+            wanted: HashMap::new(),
+            claims: HashMap::new(),
+            references: HashMap::new(),
+            dirty: BTreeSet::new(),
+            stale: HashSet::new(),
+            strays: Vec::new(),
+            retired: Retired::default(),
+            content,
+        }
+    }
+
+    /// What the tables hold.
+    pub fn content(&self) -> &Content<A> {
+        &self.content
+    }
+
+    /// What is wanted.
+    pub fn wanted(&self) -> &HashMap<PortKey, PortTables<A>> {
+        &self.wanted
+    }
+
+    /// Service numbers and backend numbers in use.
+    pub fn used(&self) -> (usize, usize) {
+        self.ids.used()
+    }
+
+    /// The service number of a port.
+    pub fn number(&self, key: &PortKey) -> Option<u32> {
+        self.ids.service(key)
+    }
+
+    /// Wants these tables for a port from now on, or nothing. Returns other owners of its frontends.
+    pub fn want(&mut self, key: &PortKey, tables: Option<PortTables<A>>) -> Vec<PortKey> {
+        if self.wanted.get(key) == tables.as_ref() {
+            return Vec::new();
+        }
+        self.dirty.insert(key.clone());
+        let old = match tables {
+            Some(tables) => self.wanted.insert(key.clone(), tables),
+            None => self.wanted.remove(key),
+        };
+        let empty = std::collections::BTreeMap::new();
+        let old = old.map(|tables| tables.frontends).unwrap_or_default();
+        let new = self.wanted.get(key).map_or(&empty, |tables| &tables.frontends);
+        let mut rivals = Vec::new();
+        for (frontend, scope) in &old {
+            if new.get(frontend) != Some(scope)
+                && let Some(claims) = self.claims.get_mut(frontend)
+            {
+                claims.retain(|(_, owner)| owner != key);
+                // Whoever is next must be planned together with the frontend.
+                self.dirty.extend(claims.first().map(|(_, owner)| owner.clone()));
+                if claims.is_empty() {
+                    self.claims.remove(frontend);
+                }
+                self.stale.insert(*frontend);
+            }
+        }
+        for (frontend, scope) in new {
+            if old.get(frontend) != Some(scope) {
+                let claims = self.claims.entry(*frontend).or_default();
+                let claim = (*scope, key.clone());
+                let place = claims.binary_search(&claim).unwrap_or_else(|place| place);
+                claims.insert(place, claim);
+                let others = claims.iter().map(|(_, owner)| owner);
+                rivals.extend(others.filter(|owner| owner.service != key.service).cloned());
+                self.stale.insert(*frontend);
+            }
+        }
+        rivals
+    }
+
+    /// Gives the numbers in the tables to those who are served by them, judged by what they serve: a
+    /// port owns the number that most of its frontends name, and an endpoint the backend number that
+    /// has its address and the port's number. What is left belongs to nobody and will be removed.
+    pub fn adopt(&mut self, now: Duration) {
+        let mut services = HashMap::new();
+        let mut keys: Vec<&PortKey> = self.wanted.keys().collect();
+        keys.sort_unstable();
+        for key in keys {
+            let mut votes: HashMap<u32, u32> = HashMap::new();
+            for frontend in self.wanted.get(key).into_iter().flat_map(|tables| tables.frontends.keys()) {
+                let owner = self.claims.get(frontend).and_then(|claims| claims.first()).map(|(_, owner)| owner);
+                if let Some(found) = self.content.frontends.get(frontend)
+                    && owner == Some(key)
+                    && found.scope != scope::CLUSTER_ADDRESS
+                    && found.number != 0
+                    && !services.contains_key(&found.number)
+                {
+                    *votes.entry(found.number).or_default() += 1;
+                }
+            }
+            let best = votes.into_iter().max_by_key(|(number, votes)| (*votes, std::cmp::Reverse(*number)));
+            if let Some((number, _)) = best {
+                services.insert(number, key.clone());
+            }
+        }
+        let mut orphans: BTreeSet<u32> = BTreeSet::new();
+        for found in self.content.frontends.values().filter(|found| found.scope != scope::CLUSTER_ADDRESS) {
+            *self.references.entry(found.number).or_default() += 1;
+            orphans.insert(found.number);
+        }
+        orphans.extend((0..).zip(&self.content.services).filter(|(_, record)| holds_something(record)).map(|(n, _)| n));
+        orphans.extend(self.content.source_ranges.keys());
+        for number in orphans {
+            if number != 0 && !services.contains_key(&number) {
+                services.insert(number, orphan(number));
+            }
+        }
+        let mut backends = Vec::new();
+        let mut seen = HashSet::new();
+        for (number, backend) in (0..).zip(&self.content.backends) {
+            if backend.state != backend_state::SERVING {
+                continue;
+            }
+            let target = Target { address: backend.address, port: backend.port };
+            if number != 0 && services.contains_key(&backend.service) && seen.insert((backend.service, target)) {
+                backends.push((backend.service, target, number));
+            } else {
+                self.strays.push(number);
+            }
+        }
+        self.dirty.extend(self.wanted.keys().cloned());
+        self.dirty.extend(services.values().cloned());
+        self.stale.extend(self.content.frontends.keys());
+        self.stale.extend(self.claims.keys());
+        let highest = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX).saturating_sub(1);
+        let highest = (highest(self.content.services.len()), highest(self.content.backends.len()));
+        let services = services.into_iter().map(|(number, key)| (key, number)).collect();
+        self.ids.adopt(services, backends, highest, now);
+    }
+
+    /// Ports that wait for a plan, those with something to serve first.
+    pub fn pending(&self) -> Vec<PortKey> {
+        let (first, last): (Vec<_>, Vec<_>) = self.dirty.iter().cloned().partition(|key| self.wanted.contains_key(key));
+        first.into_iter().chain(last).collect()
+    }
+
+    /// Whether everything wanted is in the tables.
+    pub fn is_settled(&self) -> bool {
+        self.dirty.is_empty() && self.stale.is_empty() && self.strays.is_empty()
+    }
+
+    /// Plans for some of the [pending](Self::pending) ports. The plan's steps are to be carried out in
+    /// order, each reported with [`Self::done`], then the plan handed to [`Self::finish`].
+    pub fn plan(&mut self, keys: &[PortKey], now: Duration) -> Plan<A> {
+        let mut phases = Phases(Default::default());
+        let mut plan = Plan { steps: Vec::new(), refused: Vec::new(), ports: Vec::with_capacity(keys.len()) };
+        let mut index = HashMap::new();
+        for key in keys {
+            let planned = match self.wanted.remove(key) {
+                Some(tables) => {
+                    let planned = self.plan_port(key, &tables, plan.ports.len(), &mut phases, now);
+                    self.wanted.insert(key.clone(), tables);
+                    planned.map(Some)
+                }
+                None => Ok(self.plan_removal(key, plan.ports.len(), &mut phases, now)),
+            };
+            match planned {
+                Ok(Some(port)) => {
+                    index.insert(key.clone(), plan.ports.len());
+                    plan.ports.push(port);
+                }
+                Ok(None) => {
+                    self.dirty.remove(key);
+                }
+                Err(full) => plan.refused.push((key.clone(), full)),
+            }
+        }
+        self.plan_frontends(&index, &mut phases);
+        for number in std::mem::take(&mut self.strays) {
+            phases.add(Phases::<A>::BACKENDS_GONE, None, self.gone(number));
+        }
+        plan.steps = phases.0.into_iter().flatten().collect();
+        plan
+    }
+
+    fn plan_port(
+        &mut self,
+        key: &PortKey,
+        tables: &PortTables<A>,
+        index: usize,
+        phases: &mut Phases<A>,
+        now: Duration,
+    ) -> Result<PlannedPort, Full> {
+        let port = Some(index);
+        let number = self.ids.give_service(key, now)?;
+        let mut lists = [Vec::new(), Vec::new()];
+        let mut writes = Vec::new();
+        for (target, flags) in &tables.backends {
+            let given = self.ids.give_backend(number, *target, now)?;
+            let current = self.content.backend(given.number());
+            let generation = match given {
+                Given::Kept(_) => current.generation,
+                Given::New(_) if current == Backend::default() => 0,
+                Given::New(_) => (current.generation + 1) % BackendRef::GENERATIONS,
+            };
+            let value = Backend {
+                generation,
+                port: target.port,
+                state: backend_state::SERVING,
+                flags: *flags,
+                zero: 0,
+                service: number,
+                address: target.address,
+            };
+            for (list, flag) in lists.iter_mut().zip([backend_flag::IN_CLUSTER, backend_flag::IN_LOCAL]) {
+                if flags & flag != 0 {
+                    list.push(BackendRef::new(given.number(), generation));
+                }
+            }
+            if current != value {
+                let member = Member::Backend(*target, key.protocol.number());
+                writes.push((member, Action::WriteBackend { number: given.number(), value }));
+            }
+        }
+
+        let current = self.content.service(number);
+        let mut planned = PlannedPort {
+            key: key.clone(),
+            number,
+            wanted: true,
+            old: Vec::new(),
+            new: Vec::new(),
+            switched: false,
+            failed: false,
+        };
+        let mut switched = [Range { first: 0, count: 0 }; 2];
+        for ((list, old), new) in lists.iter().zip(ranges(&current)).zip(&mut switched) {
+            if self.content.list(old) == list.as_slice() {
+                *new = old;
+                continue;
+            }
+            planned.old.push(old);
+            if list.is_empty() {
+                continue;
+            }
+            let count = u32::try_from(list.len()).unwrap_or(u32::MAX);
+            match self.slots.take(count, now) {
+                Ok(range) => *new = range,
+                Err(full) => {
+                    planned.new.iter().for_each(|range| self.slots.release(*range, now));
+                    return Err(full);
+                }
+            }
+            planned.new.push(*new);
+            phases.add(Phases::<A>::SLOTS, port, Action::WriteSlots { first: new.first, list: list.clone() });
+        }
+        for (member, action) in writes {
+            self.plan_interest(&member, port, phases);
+            phases.add(Phases::<A>::BACKENDS, port, action);
+        }
+        let value = Service {
+            before: current.before,
+            flags: tables.flags,
+            affinity_seconds: tables.affinity_seconds,
+            cluster_first: switched[0].first,
+            cluster_count: switched[0].count,
+            local_first: switched[1].first,
+            local_count: switched[1].count,
+            after: current.after,
+        };
+        if value != current || current.before == 0 {
+            let value = next_version(value);
+            phases.add(Phases::<A>::SERVICE, port, Action::WriteService { number, value });
+        }
+        let wanted = tables.source_ranges.iter().map(|(address, length)| (*length, *address)).collect();
+        self.plan_source_ranges(number, &wanted, port, phases);
+        let gone: Vec<Target<A>> = self
+            .ids
+            .backends(number)
+            .filter(|(target, _)| !tables.backends.contains_key(target))
+            .map(|(t, _)| *t)
+            .collect();
+        self.plan_gone(number, &gone, port, phases, now);
+        Ok(planned)
+    }
+
+    fn plan_removal(
+        &mut self,
+        key: &PortKey,
+        index: usize,
+        phases: &mut Phases<A>,
+        now: Duration,
+    ) -> Option<PlannedPort> {
+        let port = Some(index);
+        let number = self.ids.service(key)?;
+        let current = self.content.service(number);
+        if holds_something(&current) {
+            let empty = Service { before: current.before, after: current.after, ..Service::default() };
+            phases.add(Phases::<A>::SERVICE_GONE, port, Action::WriteService { number, value: next_version(empty) });
+        }
+        self.plan_source_ranges(number, &BTreeSet::new(), port, phases);
+        let gone: Vec<Target<A>> = self.ids.backends(number).map(|(target, _)| *target).collect();
+        self.plan_gone(number, &gone, port, phases, now);
+        Some(PlannedPort {
+            key: key.clone(),
+            number,
+            wanted: false,
+            old: ranges(&current).into(),
+            new: Vec::new(),
+            switched: false,
+            failed: false,
+        })
+    }
+
+    fn plan_source_ranges(
+        &self,
+        service: u32,
+        wanted: &BTreeSet<(u8, A)>,
+        port: Option<usize>,
+        phases: &mut Phases<A>,
+    ) {
+        let none = BTreeSet::new();
+        let current = self.content.source_ranges.get(&service).unwrap_or(&none);
+        for range in wanted.difference(current) {
+            phases.add(Phases::<A>::RANGES, port, Action::AddSourceRange { service, range: *range });
+        }
+        for range in current.difference(wanted) {
+            phases.add(Phases::<A>::RANGES_GONE, port, Action::RemoveSourceRange { service, range: *range });
+        }
+    }
+
+    fn plan_gone(
+        &mut self,
+        service: u32,
+        targets: &[Target<A>],
+        port: Option<usize>,
+        phases: &mut Phases<A>,
+        now: Duration,
+    ) {
+        for target in targets {
+            let number = self.ids.backends(service).find(|(own, _)| *own == target).map(|(_, number)| number);
+            let Some(number) = number else { continue };
+            let current = self.content.backend(number);
+            if current.state == backend_state::SERVING && current.service == service {
+                phases.add(Phases::<A>::BACKENDS_GONE, port, self.gone(number));
+            } else {
+                // Given, but never written.
+                self.ids.release_backend(service, target, now);
+            }
+        }
+    }
+
+    fn gone(&self, number: u32) -> Action<A> {
+        let current = self.content.backend(number);
+        Action::WriteBackend { number, value: Backend { state: backend_state::GONE, flags: 0, ..current } }
+    }
+
+    /// Plans the frontends that may be wrong and whose owner, if any, is in this plan.
+    fn plan_frontends(&mut self, index: &HashMap<PortKey, usize>, phases: &mut Phases<A>) {
+        let mut settled = Vec::new();
+        for key in &self.stale {
+            let current = self.content.frontends.get(key);
+            let Some((scope, owner)) = self.claims.get(key).and_then(|claims| claims.first()) else {
+                if current.is_some() {
+                    phases.add(Phases::<A>::FRONTENDS_GONE, None, Action::RemoveFrontend { key: *key });
+                } else {
+                    settled.push(*key);
+                }
+                continue;
+            };
+            let number = match self.ids.service(owner) {
+                _ if *scope == scope::CLUSTER_ADDRESS => 0,
+                Some(number) => number,
+                None => continue,
+            };
+            let value = ServiceRef { number, scope: *scope, zero: [0; 3] };
+            if current == Some(&value) {
+                settled.push(*key);
+            } else if let Some(port) = index.get(owner) {
+                let member = Member::Frontend(*key, *scope);
+                self.plan_interest(&member, Some(*port), phases);
+                phases.add(Phases::<A>::FRONTENDS, Some(*port), Action::PutFrontend { key: *key, value });
+            }
+        }
+        for key in settled {
+            self.stale.remove(&key);
+        }
+    }
+
+    fn plan_interest(&self, member: &Member<A>, port: Option<usize>, phases: &mut Phases<A>) {
+        let (bitmap, word, bits) = member.place(&self.config, self.active_half());
+        if self.content.interest(bitmap, word) & bits == 0 {
+            phases.add(Phases::<A>::INTEREST, port, Action::SetInterest { bitmap, word, bits });
+        }
+    }
+
+    fn active_half(&self) -> bool {
+        self.config.has(config_flag::SECOND_HALF)
+    }
+
+    /// Whether a step must not be carried out yet, as an earlier one failed: a port that is gone keeps its
+    /// endpoints while some frontend leads to it, because its new owner could not be written.
+    pub fn must_wait(&self, plan: &Plan<A>, step: &Step<A>) -> bool {
+        let port = step.port.and_then(|port| plan.ports.get(port));
+        port.is_some_and(|port| !port.wanted && self.references.contains_key(&port.number))
+    }
+
+    /// Notes that a step was carried out.
+    pub fn done(&mut self, plan: &mut Plan<A>, step: &Step<A>, now: Duration) {
+        match &step.action {
+            Action::WriteBackend { number, value } if value.state == backend_state::GONE => {
+                let target = Target { address: value.address, port: value.port };
+                self.ids.release_backend(value.service, &target, now);
+                if let Some(port) = step.port.and_then(|port| plan.ports.get(port)) {
+                    self.retired.add(Member::Backend(target, port.key.protocol.number()), now);
+                }
+                debug_assert_eq!(self.content.backend(*number).service, value.service);
+            }
+            Action::WriteBackend { number, .. } => self.ids.written(*number),
+            Action::WriteService { .. } => {
+                if let Some(port) = step.port.and_then(|port| plan.ports.get_mut(port)) {
+                    port.switched = true;
+                }
+            }
+            Action::PutFrontend { key, value } => {
+                self.unreference(key, Some(value.scope), now);
+                if value.scope != scope::CLUSTER_ADDRESS {
+                    *self.references.entry(value.number).or_default() += 1;
+                }
+                self.stale.remove(key);
+            }
+            Action::RemoveFrontend { key } => {
+                self.unreference(key, None, now);
+                self.stale.remove(key);
+            }
+            Action::SetInterest { .. }
+            | Action::WriteSlots { .. }
+            | Action::AddSourceRange { .. }
+            | Action::RemoveSourceRange { .. } => {}
+        }
+        self.content.apply(&step.action);
+    }
+
+    /// Forgets what a frontend named until now; its interest bit stays if the new scope has another.
+    fn unreference(&mut self, key: &ServiceKey<A>, new_scope: Option<u8>, now: Duration) {
+        let Some(old) = self.content.frontends.get(key).copied() else { return };
+        if old.scope != scope::CLUSTER_ADDRESS
+            && let Some(count) = self.references.get_mut(&old.number)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.references.remove(&old.number);
+            }
+        }
+        if new_scope != Some(old.scope) {
+            self.retired.add(Member::Frontend(*key, old.scope), now);
+        }
+    }
+
+    /// Ends a plan, whether or not all its steps were carried out.
+    pub fn finish(&mut self, plan: Plan<A>, now: Duration) {
+        for port in plan.ports {
+            for range in if port.switched { port.old } else { port.new } {
+                self.slots.release(range, now);
+            }
+            let referenced = self.references.contains_key(&port.number);
+            if port.failed || (!port.wanted && referenced) {
+                continue;
+            }
+            if !port.wanted {
+                self.ids.release_service(&port.key, now);
+            }
+            self.dirty.remove(&port.key);
+        }
+    }
+
+    /// Words of the bitmaps' idle half that must change before it can become the active one.
+    pub fn idle_half(&mut self, now: Duration) -> Vec<(Bitmap, u32, u64)> {
+        let half = !self.active_half();
+        let mut fresh: HashMap<(Bitmap, u32), u64> = HashMap::new();
+        let mut set = |member: &Member<A>| {
+            let (bitmap, word, bits) = member.place(&self.config, half);
+            *fresh.entry((bitmap, word)).or_default() |= bits;
+        };
+        for (key, found) in &self.content.frontends {
+            set(&Member::Frontend(*key, found.scope));
+        }
+        for (key, tables) in &self.wanted {
+            for target in tables.backends.keys() {
+                set(&Member::Backend(*target, key.protocol.number()));
+            }
+        }
+        for member in self.retired.iter(now) {
+            set(member);
+        }
+        let mut words = Vec::new();
+        let bitmaps = [
+            (Bitmap::Frontends, &self.content.interest_frontends),
+            (Bitmap::Backends, &self.content.interest_backends),
+        ];
+        for (bitmap, current) in bitmaps {
+            let middle = current.len() / 2;
+            let (from, to) = if half { (middle, current.len()) } else { (0, middle) };
+            for (index, value) in (0..).zip(current).skip(from).take(to - from) {
+                let wanted = fresh.get(&(bitmap, index)).copied().unwrap_or(0);
+                if wanted != *value {
+                    words.push((bitmap, index, wanted));
+                }
+            }
+        }
+        words
+    }
+
+    /// Notes that a word of a bitmap was written.
+    pub fn interest_written(&mut self, (bitmap, word, value): (Bitmap, u32, u64)) {
+        let words = match bitmap {
+            Bitmap::Frontends => &mut self.content.interest_frontends,
+            Bitmap::Backends => &mut self.content.interest_backends,
+        };
+        if let Some(word) = words.get_mut(word as usize) {
+            *word = value;
+        }
+    }
+
+    /// Takes over another CONFIG: after the halves were switched, or with other settings.
+    pub fn set_config(&mut self, config: Config) {
+        self.config = config;
+    }
+}
+
+/// The ranges of both lists of a record.
+fn ranges(service: &Service) -> [Range; 2] {
+    [
+        Range { first: service.cluster_first, count: service.cluster_count },
+        Range { first: service.local_first, count: service.local_count },
+    ]
+}
+
+/// Whether a record is more than an emptied one.
+fn holds_something(service: &Service) -> bool {
+    let Service {
+        before: _,
+        flags,
+        affinity_seconds,
+        cluster_first: _,
+        cluster_count,
+        local_first: _,
+        local_count,
+        after: _,
+    } = *service;
+    flags != 0 || affinity_seconds != 0 || cluster_count != 0 || local_count != 0
+}
+
+fn next_version(service: Service) -> Service {
+    let version = service.before.wrapping_add(1).max(1);
+    Service { before: version, after: version, ..service }
+}
+
+/// Owner of a number that nobody wants any more. No Service has an empty name.
+fn orphan(number: u32) -> PortKey {
+    PortKey { service: ServiceName::new("", ""), port: number.to_string().into(), protocol: Protocol::Tcp }
+}

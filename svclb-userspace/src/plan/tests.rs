@@ -1,0 +1,5 @@
+//! Properties of plans, on tables in memory.
+
+mod property;
+mod safety;
+mod scenario;
