@@ -9,7 +9,7 @@ use crate::model::{FamilyAddress, PortKey, Service, ServiceKind, Slice};
 /// The tables of every port of a Service in one family; none if it does not serve the family.
 pub fn tables<'a, A: FamilyAddress>(
     service: &Service,
-    slices: impl Iterator<Item = &'a Slice> + Clone,
+    slices: &(impl Iterator<Item = &'a Slice> + Clone),
     place: &Place,
 ) -> Vec<(PortKey, PortTables<A>)> {
     if !service.families[A::FAMILY.index()] {

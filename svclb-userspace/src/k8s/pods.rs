@@ -13,12 +13,15 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::address::parse_address;
 use crate::model::{Endpoint, Family, Protocol, ServiceName, Slice, SliceName, SlicePort};
 
+/// Names, protocols and numbers of the Service's ports on a Pod.
+type Ports = Vec<(Arc<str>, Protocol, u16)>;
+
 /// The slices of a Service, from all Pods of its namespace.
 pub fn slices<'a>(name: &ServiceName, service: &api::Service, pods: impl Iterator<Item = &'a api::Pod>) -> Vec<Slice> {
     let Some(spec) = &service.spec else { return Vec::new() };
     let Some(selector) = spec.selector.as_ref().filter(|selector| !selector.is_empty()) else { return Vec::new() };
     let publish_all = spec.publish_not_ready_addresses == Some(true);
-    let mut groups: BTreeMap<(Family, Vec<(Arc<str>, Protocol, u16)>), Vec<Endpoint>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Family, Ports), Vec<Endpoint>> = BTreeMap::new();
     for pod in pods.filter(|pod| matches(pod, selector)) {
         let ports = resolve_ports(spec, pod);
         for endpoint in endpoints(pod, publish_all) {
@@ -27,7 +30,7 @@ pub fn slices<'a>(name: &ServiceName, service: &api::Service, pods: impl Iterato
         }
     }
     let numbered = groups.into_iter().enumerate();
-    let slice = |(index, ((family, ports), endpoints)): (usize, ((Family, Vec<_>), Vec<Endpoint>))| Slice {
+    let slice = |(index, ((family, ports), endpoints)): (usize, ((Family, Ports), Vec<Endpoint>))| Slice {
         // No file can hold this name: a slash is not valid in one.
         name: SliceName { namespace: name.namespace.clone(), name: format!("{}/{index}", name.name).into() },
         service: name.clone(),
@@ -44,7 +47,7 @@ fn matches(pod: &api::Pod, selector: &BTreeMap<String, String>) -> bool {
 }
 
 /// The number that each Service port has on a Pod; ports that the Pod does not name are left out.
-fn resolve_ports(spec: &api::ServiceSpec, pod: &api::Pod) -> Vec<(Arc<str>, Protocol, u16)> {
+fn resolve_ports(spec: &api::ServiceSpec, pod: &api::Pod) -> Ports {
     let resolve = |port: &api::ServicePort| {
         let protocol = Protocol::parse(port.protocol.as_deref())?;
         let number = match &port.target_port {

@@ -18,11 +18,11 @@ use crate::desired::Target;
 use crate::model::FamilyAddress;
 
 /// How long bits of removed frontends and endpoints survive a rebuild: as long as an idle TCP flow.
-pub const KEPT: Duration = Duration::from_hours(24);
+pub(crate) const KEPT: Duration = Duration::from_hours(24);
 
 /// What a bit stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Member<A: FamilyAddress> {
+pub(crate) enum Member<A: FamilyAddress> {
     /// A frontend. Node ports have their own bits; every other frontend is known by its address.
     Frontend(ServiceKey<A>, u8),
     /// A backend endpoint and its protocol.
@@ -31,7 +31,7 @@ pub enum Member<A: FamilyAddress> {
 
 impl<A: FamilyAddress> Member<A> {
     /// Bitmap, word and bit of the member in the given half.
-    pub fn place(&self, config: &Config, half: bool) -> (Bitmap, u32, u64) {
+    pub(crate) fn place(&self, config: &Config, half: bool) -> (Bitmap, u32, u64) {
         let (bitmap, bit) = match self {
             Self::Frontend(key, scope::NODE_PORT) => {
                 let bit = interest::node_port(config, half, key.address, key.port, key.protocol);
@@ -50,7 +50,7 @@ impl<A: FamilyAddress> Member<A> {
 
 /// Members that are gone but whose bits must survive.
 #[derive(Clone, Debug)]
-pub struct Retired<A: FamilyAddress> {
+pub(crate) struct Retired<A: FamilyAddress> {
     members: VecDeque<(Duration, Member<A>)>,
 }
 
@@ -62,20 +62,15 @@ impl<A: FamilyAddress> Default for Retired<A> {
 
 impl<A: FamilyAddress> Retired<A> {
     /// A member is gone from now on.
-    pub fn add(&mut self, member: Member<A>, now: Duration) {
+    pub(crate) fn add(&mut self, member: Member<A>, now: Duration) {
         self.forget_old(now);
         self.members.push_back((now, member));
     }
 
     /// The members that were there until less than [`KEPT`] ago.
-    pub fn iter(&mut self, now: Duration) -> impl Iterator<Item = &Member<A>> {
+    pub(crate) fn iter(&mut self, now: Duration) -> impl Iterator<Item = &Member<A>> {
         self.forget_old(now);
         self.members.iter().map(|(_, member)| member)
-    }
-
-    /// Number of members kept.
-    pub fn len(&self) -> usize {
-        self.members.len()
     }
 
     fn forget_old(&mut self, now: Duration) {

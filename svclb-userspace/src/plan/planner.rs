@@ -96,7 +96,7 @@ impl<A: FamilyAddress> Planner<A> {
     /// A planner for tables with this content. If they are not empty, [`Self::adopt`] must be called
     /// once when all that is wanted is known, before the first plan.
     pub fn new(content: Content<A>, config: Config, limits: &Limits) -> Self {
-        let in_use = content.services.iter().flat_map(|service| ranges(service));
+        let in_use = content.services.iter().flat_map(ranges);
         let slots = Ranges::new(limits.slots, in_use);
         Self {
             config,

@@ -25,11 +25,6 @@ impl<A: FamilyAddress> FakeTables<A> {
     /// Sizes that fit a CONFIG made by [`config`] and a handful of Services.
     pub const SMALL: Limits =
         Limits { services: 64, slots: 512, backends: 256, interest_frontends: 32, interest_backends: 32 };
-
-    fn apply(&mut self, action: &Action<A>) -> Result<(), TableError> {
-        self.content.apply(action);
-        Ok(())
-    }
 }
 
 /// A CONFIG whose masks fit `limits`.
@@ -65,31 +60,38 @@ impl<A: FamilyAddress> Tables<A> for FakeTables<A> {
     }
 
     fn write_backend(&mut self, number: u32, value: &Backend<A>) -> Result<(), TableError> {
-        self.apply(&Action::WriteBackend { number, value: *value })
+        self.content.apply(&Action::WriteBackend { number, value: *value });
+        Ok(())
     }
 
     fn write_slots(&mut self, first: u32, list: &[BackendRef]) -> Result<(), TableError> {
-        self.apply(&Action::WriteSlots { first, list: list.to_vec() })
+        self.content.apply(&Action::WriteSlots { first, list: list.to_vec() });
+        Ok(())
     }
 
     fn write_service(&mut self, number: u32, value: &Service) -> Result<(), TableError> {
-        self.apply(&Action::WriteService { number, value: *value })
+        self.content.apply(&Action::WriteService { number, value: *value });
+        Ok(())
     }
 
     fn put_frontend(&mut self, key: &ServiceKey<A>, value: &ServiceRef) -> Result<(), TableError> {
-        self.apply(&Action::PutFrontend { key: *key, value: *value })
+        self.content.apply(&Action::PutFrontend { key: *key, value: *value });
+        Ok(())
     }
 
     fn remove_frontend(&mut self, key: &ServiceKey<A>) -> Result<(), TableError> {
-        self.apply(&Action::RemoveFrontend { key: *key })
+        self.content.apply(&Action::RemoveFrontend { key: *key });
+        Ok(())
     }
 
     fn add_source_range(&mut self, service: u32, range: (u8, A)) -> Result<(), TableError> {
-        self.apply(&Action::AddSourceRange { service, range })
+        self.content.apply(&Action::AddSourceRange { service, range });
+        Ok(())
     }
 
     fn remove_source_range(&mut self, service: u32, range: (u8, A)) -> Result<(), TableError> {
-        self.apply(&Action::RemoveSourceRange { service, range })
+        self.content.apply(&Action::RemoveSourceRange { service, range });
+        Ok(())
     }
 
     fn read(&self) -> Result<Content<A>, TableError> {

@@ -9,7 +9,7 @@ mod document;
 mod folder;
 mod snapshot;
 
-pub use document::{Document, Documents, parse};
+pub use document::{Document, Documents, Fault, Id, parse};
 pub use snapshot::Snapshot;
 
 use std::collections::BTreeSet;
@@ -62,7 +62,12 @@ pub fn follow(folder: &Path, node_name: &str, events: UnboundedSender<Event>) ->
     let failed = |source| ManifestsError::Watch { folder: folder.to_owned(), source };
     let (sender, changes) = channel();
     // Followed before it is read, so that no change is missed.
-    let mut watcher = notify::recommended_watcher(move |_| drop(sender.send(()))).map_err(failed)?;
+    let tell = move |_| {
+        if sender.send(()).is_err() {
+            debug!("the thread that reads manifests has ended");
+        }
+    };
+    let mut watcher = notify::recommended_watcher(tell).map_err(failed)?;
     watcher.watch(folder, RecursiveMode::NonRecursive).map_err(failed)?;
     let mut folder = Folder::new(folder.to_owned());
     folder.scan().map_err(|source| ManifestsError::Read { folder: folder.path().to_owned(), source })?;
