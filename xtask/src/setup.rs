@@ -163,9 +163,11 @@ fn install_packages(packages: &[&str], log: &std::path::Path) -> Result<()> {
         command
     };
     process::run(apt().args(["update", "-q"]), log, |line| progress.now(line))?;
-    process::run(apt().args(["install", "-q", "-y", "--reinstall", "--no-install-recommends"]).args(packages), log, |line| {
-        progress.now(line)
-    })?;
+    process::run(
+        apt().args(["install", "-q", "-y", "--reinstall", "--no-install-recommends"]).args(packages),
+        log,
+        |line| progress.now(line),
+    )?;
     progress.end("done");
     Ok(())
 }
