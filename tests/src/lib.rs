@@ -1,3 +1,4 @@
 //! The worlds in which svclb is tested.
 
+pub mod cluster;
 pub mod net;

@@ -16,6 +16,7 @@ use std::{
         fd::{AsFd, AsRawFd, OwnedFd},
         unix::process::CommandExt,
     },
+    path::Path,
     process::Command,
     sync::Arc,
     thread,
@@ -48,6 +49,13 @@ impl Netns {
         let netns = Self { fd: Arc::new(fd), label: label.into() };
         netns.ip("link set lo up\n")?;
         Ok(netns)
+    }
+
+    /// Opens a namespace that another process holds, by its [`Netns::path`] there.
+    pub fn open(path: &Path, label: &str) -> Result<Self> {
+        let file =
+            File::open(path).with_context(|| format!("open the network namespace of {label} at {}", path.display()))?;
+        Ok(Self { fd: Arc::new(file.into()), label: label.into() })
     }
 
     /// The label given to [`Netns::new`].

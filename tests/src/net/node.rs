@@ -76,6 +76,11 @@ impl Node {
         self.address
     }
 
+    /// The ranges of its pods, IPv4 first.
+    pub fn pod_prefixes(&self) -> [String; 2] {
+        address::pod_prefixes(self.number)
+    }
+
     /// The addresses of the bridge of bridged pods.
     pub fn bridge_address(&self) -> Pair {
         address::pod(self.number, 1)

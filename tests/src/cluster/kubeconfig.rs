@@ -1,0 +1,20 @@
+//! Kubeconfig files: where the API server is, how to trust it, and who is asking.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+/// Writes a kubeconfig to `path`. `server` is a URL, `authority` a PEM file. The format is JSON, which is
+/// YAML too.
+pub(super) fn write(path: &Path, server: &str, authority: &Path, user: &str, token: &str) -> Result<()> {
+    let content = json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "lab", "cluster": {"server": server, "certificate-authority": authority}}],
+        "users": [{"name": user, "user": {"token": token}}],
+        "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
+        "current-context": "lab",
+    });
+    fs::write(path, content.to_string()).with_context(|| format!("write the kubeconfig {}", path.display()))
+}

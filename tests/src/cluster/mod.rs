@@ -1,0 +1,30 @@
+//! A real Kubernetes control plane for tests, with nodes whose pods are network namespaces.
+//!
+//! etcd, API server, controller manager and scheduler are the real ones, built from their Go modules into
+//! one binary ([`binary`]) and run as children in the namespace of the lab's control-plane host
+//! ([`control_plane`]). What is ours is the kubelet ([`kubelet`]): it registers a node and turns the pods
+//! that the scheduler binds to it into namespaces. So Deployments, `EndpointSlices`, RBAC, admission and
+//! garbage collection behave as in any cluster, and nothing needs a container runtime.
+//!
+//! ```text
+//!   kubectl, tests ──► kube-apiserver ◄── controller manager, scheduler
+//!                        ▲        ▲
+//!            svclb agents┘        └ kubelets (this process) ──► pods: namespaces of the lab
+//! ```
+
+pub mod binary;
+mod certificates;
+mod components;
+pub mod control_plane;
+mod daemon;
+mod kubeconfig;
+pub mod kubelet;
+pub mod lab_cluster;
+mod lab_pods;
+pub mod running;
+pub mod runtime;
+
+pub use control_plane::ControlPlane;
+pub use kubelet::{Kubelet, NodeWanted, PodRuntime, PodWanted, RunningPod};
+pub use lab_cluster::LabCluster;
+pub use lab_pods::LabPods;
