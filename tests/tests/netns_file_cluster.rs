@@ -67,8 +67,7 @@ async fn every_path_of_the_example_is_asked_in_both_families_and_protocols() -> 
     let (lab, folder) = (Lab::new(LabOptions::default())?, tempfile::tempdir()?);
     let mut cluster = FileCluster::new(&lab, folder.path(), PodNetwork::Routed, Duration::ZERO)?;
     cluster.apply(&lab, &Manifests::parse(EXAMPLE)?)?;
-    let pods = lab.nodes().iter().map(|node| node.pod("asker", PodNetwork::Routed)).collect::<Result<_>>()?;
-    let askers = Askers { pods, forbidden: Some(lab.node(1).pod("stranger", PodNetwork::Routed)?) };
+    let askers = Askers::new(&lab, PodNetwork::Routed, true)?;
     let lines: BTreeSet<_> = all_paths(&lab, &askers, &cluster.state()).into_iter().map(|path| path.line).collect();
     for (v4, protocol) in [(true, Protocol::Tcp), (true, Protocol::Udp), (false, Protocol::Tcp), (false, Protocol::Udp)]
     {

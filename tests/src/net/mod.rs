@@ -21,6 +21,7 @@ mod policy;
 mod probe;
 mod residue;
 mod round;
+mod scene;
 mod state;
 
 pub use address::{CLUSTER_CIDR, Pair};
@@ -40,4 +41,5 @@ pub use policy::Policy;
 pub use probe::{Client, Connection, Datagrams, Failure, FailureKind, Outcome, Reply, SourcePort};
 pub use residue::Inventory;
 pub use round::{Effort, Fault, Found, go_round};
+pub use scene::{Scene, SceneOptions, agent_binary};
 pub use state::{ClusterState, NamedPort, PodState, ports_of};

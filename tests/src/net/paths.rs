@@ -6,15 +6,16 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
+use anyhow::Result;
 use k8s_openapi::api::core::v1::{Service, ServicePort};
 use serde::Serialize;
 
 use super::{
     allocate::full_name,
-    lab::Lab,
+    lab::{Lab, NODES},
     netns::Netns,
     node::Node,
-    pod::Pod,
+    pod::{Pod, PodNetwork},
     state::{ClusterState, PodState},
 };
 
@@ -139,6 +140,17 @@ pub struct Askers {
     pub pods: Vec<Pod>,
     /// One that the policy keeps out, when there is a policy.
     pub forbidden: Option<Pod>,
+}
+
+impl Askers {
+    /// Makes the pods.
+    pub fn new(lab: &Lab, network: PodNetwork, with_forbidden: bool) -> Result<Self> {
+        let pods = lab.nodes().iter().map(|node| node.pod(&format!("client-{}", node.number()), network));
+        let pods = pods.collect::<Result<_>>()?;
+        let first = lab.node(NODES[0]);
+        let forbidden = if with_forbidden { Some(first.pod("forbidden", network)?) } else { None };
+        Ok(Self { pods, forbidden })
+    }
 }
 
 /// All paths to all Services of a cluster.

@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{link::feed, node::Node};
+use super::{lab::Lab, link::feed, node::Node, paths::Askers, state::ClusterState};
 
 /// Who may talk to whom through a node. All else that is forwarded is dropped.
 #[derive(Debug, Clone, Default)]
@@ -48,6 +48,33 @@ impl Node {
 }
 
 impl Policy {
+    /// Lets the asking pods, the client outside and the pods themselves in to the ports of the pods, and
+    /// nobody else.
+    pub fn for_services(lab: &Lab, askers: &Askers, state: &ClusterState) -> Self {
+        let mut policy = Self::default();
+        for pod in &state.pods {
+            policy.backends.extend(pod.address.both());
+            policy.ports.extend(pod.ports.iter().map(|port| port.port));
+        }
+        policy.ports.sort_unstable();
+        policy.ports.dedup();
+        policy.clients.clone_from(&policy.backends);
+        policy.clients.extend(lab.client().address.both());
+        for pod in &askers.pods {
+            policy.clients.extend(pod.address().both());
+        }
+        // Where one node masquerades, the other sees the first one's address.
+        for node in lab.nodes() {
+            policy.clients.extend(node.addresses_seen_elsewhere());
+        }
+        policy
+    }
+
+    /// Puts the policy into force on all nodes.
+    pub fn enforce(&self, lab: &Lab) -> Result<()> {
+        lab.nodes().iter().try_for_each(|node| node.enforce(self))
+    }
+
     /// The whole table, as `nft -f` takes it.
     fn rules(&self) -> String {
         let mut rules = format!(

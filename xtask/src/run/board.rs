@@ -161,13 +161,21 @@ impl Board {
     }
 }
 
-/// The pods that answered, with their numbers of answers.
+/// The pods that answered, with their numbers of answers. What a name has in common with the one before,
+/// up to a dash, is left out.
 fn pods(found: &Found) -> String {
     if found.by_pod.is_empty() && found.turned_away > 0 {
         return "none, as it must be".to_owned();
     }
-    let pods: Vec<String> = found.by_pod.iter().map(|(pod, count)| format!("{pod} {count}")).collect();
-    pods.join(", ")
+    let mut last_stem = "";
+    let mut pods = Vec::new();
+    for (pod, count) in &found.by_pod {
+        let stem = pod.rfind('-').and_then(|dash| pod.get(..dash)).unwrap_or_default();
+        let shown = if !stem.is_empty() && stem == last_stem { pod.strip_prefix(stem) } else { None };
+        pods.push(format!("{}:{count}", shown.unwrap_or(pod)));
+        last_stem = stem;
+    }
+    pods.join(" ")
 }
 
 fn milliseconds(latency: Duration) -> String {
@@ -213,8 +221,7 @@ mod tests {
         let mut board = Board::new("title".to_owned());
         board.add(round(good(), false));
         let text = board.text(None);
-        for part in ["title", "10.96.0.16:80 TCP", "web-1 6, web-2 4", "10.244.1.10", "1.50 ms", "all 1 paths as they"]
-        {
+        for part in ["title", "10.96.0.16:80 TCP", "web-1:6 -2:4", "10.244.1.10", "1.50 ms", "all 1 paths as they"] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         assert_eq!(board.json()["good"], true);

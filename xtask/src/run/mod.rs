@@ -7,11 +7,10 @@
 use std::{
     io::IsTerminal as _,
     path::{Path, PathBuf},
-    process::Command,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use svclb_tests::net::{self, Manifests};
 use tokio::signal::unix::{SignalKind, signal};
@@ -168,24 +167,10 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     }
     let manifests = Manifests::read(&args.files())?;
     setup::ensure(&[Need::KernelObject, Need::Network])?;
-    let binary = build_svclb()?;
+    eprintln!("building svclb ...");
+    let binary = net::agent_binary()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(perform(args, &binary, &manifests))
-}
-
-/// Builds the agent and gives the binary.
-fn build_svclb() -> Result<PathBuf> {
-    eprintln!("building svclb ...");
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "svclb-userspace"])
-        .current_dir(repository::root())
-        .status()
-        .context("start cargo to build svclb")?;
-    if !status.success() {
-        bail!("svclb does not build, see above");
-    }
-    Ok(repository::target().join("debug/svclb"))
 }
 
 /// The whole run, until its end or a signal.
@@ -212,7 +197,17 @@ async fn perform(args: &Args, binary: &Path, manifests: &Manifests) -> Result<Ou
 async fn play(args: &Args, stage: &mut Stage) -> Result<Outcome> {
     let live = !args.once && args.output == Output::Table && std::io::stdout().is_terminal();
     let mut screen = Screen::open(live, args.output == Output::Json)?;
-    screen.say(&stage.how_to_look_inside(args));
+    let (inside, file) = stage.how_to_look_inside()?;
+    let files: Vec<String> = args.files().iter().map(|file| file.display().to_string()).collect();
+    if live {
+        screen.say(&format!(
+            "edit {} while this runs; Ctrl-C ends it; {} says how to look inside",
+            files.join(", "),
+            file.display()
+        ));
+    } else {
+        screen.say(&format!("to look inside, from another terminal:\n{inside}"));
+    }
     let mut board = Board::new(args.title());
     board.tell(stage.take_messages());
     let mut watch = Watch::start(&args.files())?;

@@ -42,7 +42,8 @@ pub(super) struct Stage {
     policy: bool,
     messages: Vec<String>,
     binary: PathBuf,
-    _folder: Folder,
+    /// Last: the agents write their logs there.
+    folder: Folder,
 }
 
 impl Stage {
@@ -52,12 +53,7 @@ impl Stage {
         let lab = Arc::new(Lab::new(args.lab())?);
         let network = args.network();
         let mut source: Box<dyn Source> = Box::new(Files::new(&lab, &folder.0.join("manifests"), network)?);
-        let pods = lab
-            .nodes()
-            .iter()
-            .map(|node| node.pod(&format!("client-{}", node.number()), network))
-            .collect::<Result<_>>()?;
-        let forbidden = if args.policy { Some(lab.node(1).pod("forbidden", network)?) } else { None };
+        let askers = Askers::new(&lab, network, args.policy)?;
         let mut messages = source.apply(manifests)?;
         messages.extend(manifests.passed_over.iter().map(|what| format!("passed over: {what}")));
         let how = AgentCommand {
@@ -69,13 +65,13 @@ impl Stage {
         };
         let mut stage = Self {
             agents: Vec::new(),
-            askers: Askers { pods, forbidden },
+            askers,
             source,
             lab,
             policy: args.policy,
             messages,
             binary: binary.to_owned(),
-            _folder: folder,
+            folder,
         };
         stage.enforce_policy()?;
         for node in stage.lab.nodes() {
@@ -117,9 +113,9 @@ impl Stage {
         }
     }
 
-    /// Commands with which another terminal can look into the namespaces.
-    pub(super) fn how_to_look_inside(&self, args: &Args) -> String {
-        let mut lines = vec!["to look inside, from another terminal:".to_owned()];
+    /// Commands with which another terminal can look into the namespaces; they are in a file as well.
+    pub(super) fn how_to_look_inside(&self) -> Result<(String, PathBuf)> {
+        let mut lines = Vec::new();
         for (node, agent) in self.lab.nodes().iter().zip(&self.agents) {
             let enter = format!("nsenter --net={}", node.netns().path());
             lines.push(format!("  {:<9} {enter} ip address", node.name()));
@@ -136,11 +132,9 @@ impl Stage {
             lines.push(format!("  {:<9} nsenter --net={} bash", pod.name(), pod.netns().path()));
         }
         lines.push(format!("  {:<9} nsenter --net={} bash", "outside", self.lab.client().netns.path()));
-        if !args.once {
-            let files: Vec<String> = args.files().iter().map(|file| file.display().to_string()).collect();
-            lines.push(format!("edit {} while this runs; Ctrl-C ends it", files.join(", ")));
-        }
-        lines.join("\n")
+        let (text, file) = (lines.join("\n"), self.folder.0.join("look-inside.txt"));
+        fs::write(&file, &text).with_context(|| format!("write {}", file.display()))?;
+        Ok((text, file))
     }
 
     /// Lets clients in to backends, and nobody else.
@@ -152,23 +146,7 @@ impl Stage {
         if !self.policy {
             return Ok(());
         }
-        let mut policy = Policy::default();
-        for pod in &state.pods {
-            policy.backends.extend(pod.address.both());
-            policy.ports.extend(pod.ports.iter().map(|port| port.port));
-        }
-        policy.ports.sort_unstable();
-        policy.ports.dedup();
-        policy.clients.clone_from(&policy.backends);
-        policy.clients.extend(self.lab.client().address.both());
-        // Where one node masquerades, the other sees the first one's address.
-        for node in self.lab.nodes() {
-            policy.clients.extend(node.addresses_seen_elsewhere());
-        }
-        for pod in &self.askers.pods {
-            policy.clients.extend(pod.address().both());
-        }
-        self.lab.nodes().iter().try_for_each(|node| node.enforce(&policy))
+        Policy::for_services(&self.lab, &self.askers, &state).enforce(&self.lab)
     }
 }
 

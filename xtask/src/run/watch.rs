@@ -17,6 +17,7 @@ const QUIET: Duration = Duration::from_millis(100);
 pub(super) struct Watch {
     files: BTreeSet<PathBuf>,
     events: UnboundedReceiver<notify::Result<Event>>,
+    changed: bool,
     _watcher: RecommendedWatcher,
 }
 
@@ -37,18 +38,18 @@ impl Watch {
                 .with_context(|| format!("watch {}", folder.display()))?;
             full.insert(path);
         }
-        Ok(Self { files: full, events, _watcher: watcher })
+        Ok(Self { files: full, events, changed: false, _watcher: watcher })
     }
 
-    /// Waits for the next change. Never ends where the folders cannot be followed any more.
+    /// Waits for the next change, and until the file rests. Nothing is lost when the wait is given up:
+    /// the next one ends at once.
     pub(super) async fn changed(&mut self) {
-        loop {
+        while !self.changed {
             let Some(event) = self.events.recv().await else { std::future::pending().await };
-            if self.concerns_us(&event) {
-                while tokio::time::timeout(QUIET, self.events.recv()).await.is_ok_and(|event| event.is_some()) {}
-                return;
-            }
+            self.changed = self.concerns_us(&event);
         }
+        while tokio::time::timeout(QUIET, self.events.recv()).await.is_ok_and(|event| event.is_some()) {}
+        self.changed = false;
     }
 
     fn concerns_us(&self, event: &notify::Result<Event>) -> bool {
@@ -76,6 +77,8 @@ mod tests {
         assert!(nothing.is_err(), "another file changed");
         std::fs::write(folder.path().join("new"), "new").expect("written");
         std::fs::rename(folder.path().join("new"), &file).expect("renamed");
+        let given_up = tokio::time::timeout(QUIET / 2, watch.changed()).await;
+        assert!(given_up.is_err(), "the file has not rested yet");
         tokio::time::timeout(Duration::from_secs(5), watch.changed()).await.expect("it is noticed");
     }
 }

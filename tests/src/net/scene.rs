@@ -1,0 +1,242 @@
+//! A whole scene for a test: a lab, a cluster of files, pods that ask, an agent on each node.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    net::SocketAddr,
+    path::PathBuf,
+    process::Command,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use super::{
+    agent::{Agent, AgentCommand},
+    file_cluster::FileCluster,
+    lab::{Lab, LabOptions, NODES},
+    manifests::Manifests,
+    paths::{Askers, Line, all_paths},
+    pod::{Pod, PodNetwork},
+    policy::Policy,
+    probe::Client,
+    round::{Effort, Found, go_round},
+};
+
+/// What kind of scene.
+#[derive(Debug, Clone)]
+pub struct SceneOptions {
+    /// The topology.
+    pub lab: LabOptions,
+    /// How pods are wired.
+    pub network: PodNetwork,
+    /// Whether a network policy is in force, and a pod that it keeps out asks as well.
+    pub policy: bool,
+    /// How agents attach.
+    pub attach: &'static str,
+    /// More arguments for the agents.
+    pub agent_arguments: Vec<&'static str>,
+    /// How long pods answer after they are told to end.
+    pub grace: Duration,
+}
+
+impl Default for SceneOptions {
+    fn default() -> Self {
+        Self {
+            lab: LabOptions::default(),
+            network: PodNetwork::default(),
+            policy: false,
+            attach: "auto",
+            agent_arguments: Vec::new(),
+            grace: Duration::from_secs(2),
+        }
+    }
+}
+
+/// A running scene.
+#[derive(Debug)]
+pub struct Scene {
+    agents: BTreeMap<u8, Agent>,
+    /// The pods that ask.
+    pub askers: Askers,
+    /// The cluster, to be changed by [`Scene::apply`].
+    pub cluster: FileCluster,
+    /// The topology.
+    pub lab: Lab,
+    how: AgentCommand,
+    policy: bool,
+    _folder: TempDir,
+}
+
+/// How long agents may take to follow a change.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
+
+impl Scene {
+    /// Sets everything up; the agents are ready when this ends.
+    pub async fn new(options: SceneOptions, manifests: &str) -> Result<Self> {
+        let binary = agent_binary()?;
+        let folder = tempfile::tempdir()?;
+        let lab = Lab::new(options.lab)?;
+        let network = options.network;
+        let cluster = FileCluster::new(&lab, &folder.path().join("manifests"), network, options.grace)?;
+        let askers = Askers::new(&lab, network, options.policy)?;
+        let how = AgentCommand {
+            binary,
+            source: vec!["--manifests".into(), cluster.folder().into()],
+            attach: options.attach.to_owned(),
+            more: options.agent_arguments.iter().map(Into::into).collect(),
+            logs: folder.path().to_owned(),
+        };
+        let agents = BTreeMap::new();
+        let mut scene = Self { agents, askers, cluster, lab, how, policy: options.policy, _folder: folder };
+        scene.apply(manifests)?;
+        for node in NODES {
+            scene.start_agent(node).await?;
+        }
+        Ok(scene)
+    }
+
+    /// Brings the cluster to other manifests. The agents follow a little later.
+    pub fn apply(&mut self, manifests: &str) -> Result<()> {
+        self.cluster.apply(&self.lab, &Manifests::parse(manifests)?)?;
+        if self.policy {
+            Policy::for_services(&self.lab, &self.askers, &self.cluster.state()).enforce(&self.lab)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the agent of a node, again if it was killed.
+    pub async fn start_agent(&mut self, node: u8) -> Result<()> {
+        let agent = Agent::start(&self.lab, node, &self.how).await?;
+        self.agents.insert(node, agent);
+        Ok(())
+    }
+
+    /// Kills the agent of a node without warning.
+    pub async fn kill_agent(&mut self, node: u8) -> Result<()> {
+        let agent = self.agents.remove(&node).with_context(|| format!("node{node} has no agent"))?;
+        agent.kill().await
+    }
+
+    /// Asks the agent of a node to end.
+    pub async fn terminate_agent(&mut self, node: u8) -> Result<()> {
+        let agent = self.agents.remove(&node).with_context(|| format!("node{node} has no agent"))?;
+        agent.terminate().await
+    }
+
+    /// The asking pod of a node.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    #[track_caller]
+    pub fn asker(&self, node: u8) -> &Pod {
+        self.askers.pods.iter().find(|pod| pod.node() == node).expect("each node has an asking pod")
+    }
+
+    /// A client in the asking pod of node 1.
+    pub fn inside(&self) -> Client {
+        Client::new(self.asker(1).netns(), Effort::default().deadline)
+    }
+
+    /// A client outside the cluster.
+    pub fn outside(&self) -> Client {
+        Client::new(&self.lab.client().netns, Effort::default().deadline)
+    }
+
+    /// Asks on all paths once.
+    pub async fn round(&mut self) -> Result<BTreeMap<Line, Found>> {
+        for agent in self.agents.values_mut() {
+            agent.check()?;
+        }
+        let paths = all_paths(&self.lab, &self.askers, &self.cluster.state());
+        Ok(go_round(paths, Effort::default()).await)
+    }
+
+    /// Asks on all paths until every path is as it must be, or for as long as agents may take to follow a
+    /// change. Then the error names the paths that are not.
+    pub async fn expect_good_round(&mut self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let is_last = start.elapsed() > FOLLOWED_WITHIN / 2;
+            let round = self.round().await?;
+            ensure!(!round.is_empty(), "there is no path to ask on");
+            let bad: Vec<String> = round.iter().filter(|(_, found)| !found.is_good()).map(describe).collect();
+            if bad.is_empty() {
+                return Ok(());
+            }
+            if is_last {
+                let (bad_paths, logs) = (bad.join("\n"), self.logs());
+                bail!("{} of {} paths are not as they must be:\n{bad_paths}{logs}", bad.len(), round.len());
+            }
+        }
+    }
+
+    /// Asks until the answer, or the failure, is as wanted; fresh connections and source ports each time.
+    pub async fn wait_until<F>(&mut self, what: &str, mut wanted: F) -> Result<()>
+    where
+        F: AsyncFnMut(&mut Self) -> Result<bool>,
+    {
+        let start = Instant::now();
+        while !wanted(self).await? {
+            if start.elapsed() > FOLLOWED_WITHIN {
+                bail!("{what}: not within {FOLLOWED_WITHIN:?}{}", self.logs());
+            }
+            sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
+    /// An address and port of a node.
+    pub fn node_port(&self, node: u8, v6: bool, port: u16) -> SocketAddr {
+        let address = self.lab.node(node).address();
+        SocketAddr::new(if v6 { address.v6.into() } else { address.v4.into() }, port)
+    }
+
+    /// The ends of the agents' logs.
+    fn logs(&self) -> String {
+        let end = |node: u8| {
+            let path = self.how.logs.join(format!("node{node}.log"));
+            let log = fs::read_to_string(&path).unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = lines.get(lines.len().saturating_sub(10)..).unwrap_or_default();
+            format!("\nagent of node{node}, the end of its log:\n{}", end.join("\n"))
+        };
+        NODES.map(end).concat()
+    }
+}
+
+fn describe((line, found): (&Line, &Found)) -> String {
+    format!(
+        "  {} from {} to {} {}: {:?} {:?} {:?}",
+        line.kind, line.from, line.to, line.protocol, found.failures, found.by_pod, found.faults
+    )
+}
+
+/// Builds the agent unless it is up to date, and gives the binary. The variable `SVCLB_BINARY` names
+/// another one to test.
+pub fn agent_binary() -> Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    if let Some(given) = env::var_os("SVCLB_BINARY") {
+        return Ok(given.into());
+    }
+    BUILT.get_or_init(|| build().map_err(|error| format!("{error:#}"))).clone().map_err(anyhow::Error::msg)
+}
+
+fn build() -> Result<PathBuf> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = Command::new(cargo)
+        .args(["build", "--package", "svclb-userspace", "--message-format", "json-render-diagnostics"])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .context("start cargo to build svclb")?;
+    ensure!(output.status.success(), "svclb does not build:\n{}", String::from_utf8_lossy(&output.stderr));
+    let messages = String::from_utf8_lossy(&output.stdout);
+    let built = messages.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    built
+        .filter_map(|message| Some(PathBuf::from(message.get("executable")?.as_str()?)))
+        .find(|path| path.file_name().is_some_and(|name| name == "svclb"))
+        .context("cargo has built no binary named svclb")
+}
