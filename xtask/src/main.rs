@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 mod ci;
+mod kubectl;
 mod process;
 mod progress;
 mod repository;
@@ -38,6 +39,7 @@ enum Command {
     Tidy(tidy::Args),
     Ci(ci::Args),
     Vm(vm::Args),
+    Kubectl(kubectl::Args),
 }
 
 /// How a command ended that came to its end.
@@ -58,6 +60,7 @@ impl Command {
             Self::Tidy(args) => tidy::run(args),
             Self::Ci(args) => ci::run(args),
             Self::Vm(args) => vm::run(args),
+            Self::Kubectl(args) => kubectl::run(args),
         }
     }
 }

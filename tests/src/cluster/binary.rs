@@ -31,8 +31,7 @@ const LINES_SHOWN: usize = 20;
 /// Threads and processes that ask at the same time wait for the one that builds.
 pub fn kube_binary() -> Result<PathBuf> {
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster");
-    let folder = target_folder().join("cluster");
-    fs::create_dir_all(&folder).with_context(|| format!("make the folder {}", folder.display()))?;
+    let folder = folder()?;
     let binary = folder.join(format!("kube-{:016x}", hash_of_inputs(&sources)?));
     if binary.exists() {
         return Ok(binary);
@@ -45,10 +44,14 @@ pub fn kube_binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// The target folder of this workspace.
-pub(super) fn target_folder() -> PathBuf {
-    env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from)
+/// The folder below the target folder of this workspace for all that a control plane needs.
+pub(super) fn folder() -> Result<PathBuf> {
+    let target = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
+    let folder = target.join("cluster");
+    fs::create_dir_all(&folder)
+        .and_then(|()| folder.canonicalize())
+        .with_context(|| format!("make the folder {}", folder.display()))
 }
 
 /// A hash of everything that the binary is made of. It may differ between Rust releases, whose cost is a

@@ -5,7 +5,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
@@ -17,7 +17,7 @@ use kube::{
 use tempfile::TempDir;
 
 use super::{
-    binary::kube_binary,
+    binary::{self, kube_binary},
     certificates::Certificates,
     control_plane::{AGENT_ACCOUNT, API_PORT, SERVICE_RANGES, server_url},
     daemon::Daemon,
@@ -64,10 +64,7 @@ impl Plan {
     /// Makes the keys, the accounts and the kubeconfigs in a new folder.
     pub(super) fn make(netns: &Netns, addresses: &[IpAddr]) -> Result<Self> {
         let &advertised = addresses.first().context("a control plane needs an address")?;
-        let folder = tempfile::Builder::new()
-            .prefix("svclb-control-plane-")
-            .tempdir()
-            .context("make a folder for the control plane")?;
+        let folder = new_folder()?;
         let good_for: Vec<IpAddr> = addresses
             .iter()
             .copied()
@@ -242,6 +239,24 @@ impl Plan {
         );
         String::from_utf8(output.stdout).context("kubectl printed something that is not UTF-8")
     }
+}
+
+/// A folder below `target/cluster` that goes with its guard. Those of processes that were killed go now.
+fn new_folder() -> Result<TempDir> {
+    const PREFIX: &str = "plane-";
+    let place = binary::folder()?;
+    for old in fs::read_dir(&place).with_context(|| format!("list {}", place.display()))?.flatten() {
+        let name = old.file_name();
+        let owner = name.to_str().and_then(|name| name.strip_prefix(PREFIX)?.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            // Another process may be doing the same at this moment.
+            drop(fs::remove_dir_all(old.path()));
+        }
+    }
+    tempfile::Builder::new()
+        .prefix(&format!("{PREFIX}{}-", std::process::id()))
+        .tempdir_in(&place)
+        .with_context(|| format!("make a folder in {}", place.display()))
 }
 
 /// Fills a file and sets it back to its beginning, so that a child can read it.

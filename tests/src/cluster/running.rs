@@ -33,8 +33,8 @@ pub struct StateFile(PathBuf);
 
 impl RunningCluster {
     /// Where `cargo xtask run --cluster` leaves the state of the cluster that it runs.
-    pub fn default_path() -> PathBuf {
-        super::binary::target_folder().join("run/cluster.json")
+    pub fn default_path() -> Result<PathBuf> {
+        Ok(super::binary::folder()?.join("running.json"))
     }
 
     /// What there is to know about `control_plane`, which this process runs.
@@ -49,9 +49,6 @@ impl RunningCluster {
 
     /// Writes it to `path` for as long as the guard lives.
     pub fn publish(&self, path: &Path) -> Result<StateFile> {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
-        }
         let content = serde_json::to_vec_pretty(self).context("write the state as JSON")?;
         fs::write(path, content).with_context(|| format!("write the state file {}", path.display()))?;
         Ok(StateFile(path.to_owned()))

@@ -1,0 +1,80 @@
+//! The manifests of `deploy/` on a real API server.
+#![cfg(feature = "cluster")]
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Result;
+use svclb_tests::{
+    cluster::LabCluster,
+    net::{LabOptions, PodNetwork},
+};
+
+/// What the agent may do, and what it must not be able to do: verb, resource, whether.
+const RIGHTS: &[(&str, &str, bool)] = &[
+    ("list", "services", true),
+    ("watch", "services", true),
+    ("list", "nodes", true),
+    ("watch", "nodes", true),
+    ("list", "endpointslices.discovery.k8s.io", true),
+    ("watch", "endpointslices.discovery.k8s.io", true),
+    ("list", "servicecidrs.networking.k8s.io", true),
+    ("watch", "servicecidrs.networking.k8s.io", true),
+    ("create", "events.events.k8s.io", true),
+    ("patch", "events.events.k8s.io", true),
+    ("get", "secrets", false),
+    ("list", "pods", false),
+    ("list", "configmaps", false),
+    ("update", "services", false),
+    ("patch", "services/status", false),
+    ("patch", "nodes", false),
+    ("update", "endpointslices.discovery.k8s.io", false),
+    ("delete", "events.events.k8s.io", false),
+];
+
+fn deploy() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_manifests_put_an_agent_on_every_node_whatever_its_taints() -> Result<()> {
+    let cluster = LabCluster::start(LabOptions::default(), PodNetwork::Routed)?;
+    let plane = cluster.plane();
+    let folder = deploy();
+    plane.kubectl(["apply".as_ref(), "--dry-run=server".as_ref(), "-k".as_ref(), folder.as_os_str()])?;
+    plane.kubectl(["taint", "nodes", "node1", "only=others:NoExecute"])?;
+    plane.kubectl(["cordon", "node2"])?;
+    plane.apply([deploy()])?;
+    plane.kubectl(["rollout", "status", "-n=kube-system", "daemonset/svclb", "--timeout=60s"])?;
+    let nodes = "jsonpath={range .items[*]}{.spec.nodeName} {.status.hostIP} {.status.podIP}{'\\n'}{end}";
+    let placed = plane.kubectl(["get", "pods", "-n=kube-system", "-o", nodes])?;
+    let mut placed: Vec<_> = placed.lines().collect();
+    placed.sort_unstable();
+    assert_eq!(placed, ["node1 192.0.2.11 192.0.2.11", "node2 192.0.2.12 192.0.2.12"]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agents_account_may_do_what_it_needs_and_nothing_else() -> Result<()> {
+    let cluster = LabCluster::start(LabOptions::default(), PodNetwork::Routed)?;
+    let may = |verb: &str, resource: &str| {
+        let account = cluster.plane().agent_kubeconfig();
+        let mut question =
+            ["auth", "can-i", verb, resource, "--all-namespaces", "--kubeconfig"].map(OsString::from).to_vec();
+        question.push(account.into());
+        // kubectl ends with 1 where the answer is no.
+        match cluster.plane().kubectl(question) {
+            Ok(answer) => Ok(answer.trim() == "yes"),
+            Err(error) if error.to_string().contains("exit status: 1") => Ok(false),
+            Err(error) => Err(error),
+        }
+    };
+    assert!(!may("list", "services")?, "without the role it may do nothing");
+    cluster.plane().apply([deploy().join("rbac.yaml")])?;
+    for &(verb, resource, wanted) in RIGHTS {
+        assert_eq!(may(verb, resource)?, wanted, "{verb} {resource}");
+    }
+    Ok(())
+}
