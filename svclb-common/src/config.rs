@@ -132,24 +132,60 @@ pub struct Sizes {
 }
 
 impl Sizes {
+    /// Sizes for a node with this much memory. Flow tables take about 1/512 of it (each bucket of both
+    /// families has 1,152 bytes), between 4,096 and 262,144 buckets of 8 flows; the tables of Services have room
+    /// for 10,000 Services with 10 endpoints on any node.
+    pub const fn for_memory(bytes: u64) -> Self {
+        let buckets = bytes / 512 / 1152;
+        let mut flow_buckets = 4096;
+        while flow_buckets < 262_144 && (flow_buckets as u64) * 2 <= buckets {
+            flow_buckets *= 2;
+        }
+        Self {
+            interest_frontends: 8192,
+            interest_backends: 65_536,
+            frontends: 65_536,
+            services: 32_768,
+            slots: 524_288,
+            backends: 131_072,
+            flow_buckets,
+            spill_buckets: flow_buckets / 16,
+            masquerade: flow_buckets * 2,
+            affinity: 65_536,
+            source_ranges: 16_384,
+        }
+    }
+
+    fn field(&mut self, name: &str) -> &mut u32 {
+        match name {
+            "interest_frontends" => &mut self.interest_frontends,
+            "interest_backends" => &mut self.interest_backends,
+            "frontends" => &mut self.frontends,
+            "services" => &mut self.services,
+            "slots" => &mut self.slots,
+            "backends" => &mut self.backends,
+            "flow_buckets" => &mut self.flow_buckets,
+            "spill_buckets" => &mut self.spill_buckets,
+            "masquerade" => &mut self.masquerade,
+            "affinity" => &mut self.affinity,
+            "source_ranges" => &mut self.source_ranges,
+            _ => panic!("no map size has this name"),
+        }
+    }
+
     /// The value behind a name in [`crate::schema::Entries::Sized`].
     ///
     /// # Panics
     /// On a name that is no field, which only a wrong `maps!` list can produce.
     pub fn get(&self, name: &str) -> u32 {
-        match name {
-            "interest_frontends" => self.interest_frontends,
-            "interest_backends" => self.interest_backends,
-            "frontends" => self.frontends,
-            "services" => self.services,
-            "slots" => self.slots,
-            "backends" => self.backends,
-            "flow_buckets" => self.flow_buckets,
-            "spill_buckets" => self.spill_buckets,
-            "masquerade" => self.masquerade,
-            "affinity" => self.affinity,
-            "source_ranges" => self.source_ranges,
-            _ => panic!("no map size has this name"),
-        }
+        *self.clone().field(name)
+    }
+
+    /// Sets the value behind a name.
+    ///
+    /// # Panics
+    /// As [`Self::get`].
+    pub fn set(&mut self, name: &str, value: u32) {
+        *self.field(name) = value;
     }
 }

@@ -6,9 +6,10 @@
 
 use crate::addr::{Addr4, Addr6, Address};
 use crate::config::Config;
+use crate::flow_table::{By, Change, FlowKey};
 use crate::schema::{
-    Affinity, AffinityKey, Backend, BackendRef, Body, Details, Device, Masquerade, MasqueradeKey, Service, ServiceKey,
-    ServiceRef, SourceRangeKey, Way,
+    Affinity, AffinityKey, Backend, BackendRef, Device, Masquerade, MasqueradeKey, Service, ServiceKey, ServiceRef,
+    SourceRangeKey, Way,
 };
 use crate::verdict::Counter;
 
@@ -93,12 +94,11 @@ pub trait Tables<A: Address> {
     fn has_socket(&self, key: &MasqueradeKey<A>) -> bool;
     /// The masquerade address of this family in a device's record; the default value if it has none.
     fn masquerade_address(&self, device: &Device) -> A;
-    /// Looks through a bucket without its lock for the first way that `hit` accepts and copies it to
-    /// `way`. The copy is whole unless the answer is [`Peek::BUSY`].
-    fn peek(&self, place: Place, way: &mut Way<A>, hit: impl Fn(&Way<A>) -> bool) -> Peek;
-    /// Runs `change` with the bucket's lock held; `None` if there is no such bucket. `change` must not
-    /// call anything that is not inlined, nor touch another map.
-    fn locked(&self, place: Place, change: impl FnOnce(&mut Body<A>, &mut Details<A>) -> u32) -> Option<u32>;
+    /// Looks through a bucket without its lock for a flow and copies its entry to `way`. The copy is whole
+    /// unless the answer is [`Peek::BUSY`].
+    fn peek(&self, place: Place, key: &FlowKey<A>, by: By, way: &mut Way<A>) -> Peek;
+    /// Applies a change with the bucket's lock held; `None` if there is no such bucket.
+    fn locked(&self, place: Place, change: impl Change<A>) -> Option<u32>;
     /// Stores `seen` of a way without the lock: harmless should the way have changed hands meanwhile.
     fn touch(&self, place: Place, way: u32, now: Tick);
     /// SERVICE_COUNTERS.

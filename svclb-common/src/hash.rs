@@ -30,3 +30,10 @@ pub fn endpoint<A: Address>(seed: u64, address: A, port: Be16, protocol: u8) -> 
     let hash = (hash ^ (hash >> 29)).wrapping_mul(K2);
     hash ^ (hash >> 32)
 }
+
+/// The next number of the generator that replaces the kernel's random numbers in tests, the same on the
+/// host and in the kernel (constants of Numerical Recipes).
+#[inline(always)]
+pub const fn next_test_random(state: u32) -> u32 {
+    state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223)
+}

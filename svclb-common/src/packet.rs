@@ -11,12 +11,12 @@ pub trait Packet {
     fn length(&self) -> u32;
 
     /// Reads a header. A few instructions when it lies in the linear part, a helper call else.
-    fn read<T: FromBytes>(&self, offset: usize) -> Option<T>;
+    fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T>;
 
     /// Writes a header or a field. The bytes must exist. Does not keep a checksum that a device gave
     /// for the whole packet (`CHECKSUM_COMPLETE`): the caller's changes sum to zero, or it says so by
     /// [`Packet::add_l4_checksum`].
-    fn write<T: IntoBytes + Immutable>(&mut self, offset: usize, value: &T) -> Option<()>;
+    fn write<T: IntoBytes + Immutable + Copy>(&mut self, offset: usize, value: &T) -> Option<()>;
 
     /// Adds `difference` to the transport checksum at `offset` as the kernel's
     /// `inet_proto_csum_replace_by_diff` does, about 30 ns:

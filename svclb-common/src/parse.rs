@@ -117,7 +117,7 @@ impl Network for Addr6 {
 }
 
 /// Everything that the datapath wants to know of a packet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Default, Debug)]
 pub struct Headers<A> {
     /// Sender.
     pub source: A,
@@ -140,6 +140,28 @@ pub struct Headers<A> {
 }
 
 impl<A: Address> Headers<A> {
+    /// Headers from their parts.
+    #[inline(always)]
+    pub const fn new(
+        network: NetworkHeader<A>,
+        l3: usize,
+        source_port: Be16,
+        destination_port: Be16,
+        tcp_flags: u8,
+    ) -> Self {
+        Self {
+            source: network.source,
+            destination: network.destination,
+            source_port,
+            destination_port,
+            l3,
+            l4: network.l4,
+            payload: network.payload,
+            protocol: network.protocol,
+            tcp_flags,
+        }
+    }
+
     /// The sender.
     #[inline(always)]
     pub const fn sender(&self) -> Endpoint<A> {
@@ -169,36 +191,24 @@ struct Ports {
 
 /// Reads network and transport header.
 #[inline(always)]
-pub fn headers<A: Network, P: Packet>(packet: &P, l3: usize) -> Result<Headers<A>, Counter> {
+pub fn headers<A: Network, P: Packet>(packet: &P, l3: usize, headers: &mut Headers<A>) -> Result<(), Counter> {
     let network = A::network(packet, l3)?;
-    let mut headers = Headers {
-        source: network.source,
-        destination: network.destination,
-        source_port: Be16::ZERO,
-        destination_port: Be16::ZERO,
-        l3,
-        l4: network.l4,
-        payload: network.payload,
-        protocol: network.protocol,
-        tcp_flags: 0,
-    };
+    let l4 = network.l4;
+    let (mut source_port, mut destination_port, mut tcp_flags) = (Be16::ZERO, Be16::ZERO, 0);
     if network.protocol == protocol::TCP {
-        let tcp: tcp::Tcp = packet.read(network.l4).ok_or(Counter::Malformed)?;
-        headers.source_port = tcp.source;
-        headers.destination_port = tcp.destination;
-        headers.tcp_flags = tcp.flags;
+        let tcp: tcp::Tcp = packet.read(l4).ok_or(Counter::Malformed)?;
+        (source_port, destination_port, tcp_flags) = (tcp.source, tcp.destination, tcp.flags);
     } else if network.protocol == protocol::UDP {
-        let udp: udp::Udp = packet.read(network.l4).ok_or(Counter::Malformed)?;
-        headers.source_port = udp.source;
-        headers.destination_port = udp.destination;
+        let udp: udp::Udp = packet.read(l4).ok_or(Counter::Malformed)?;
+        (source_port, destination_port) = (udp.source, udp.destination);
     } else if network.protocol == protocol::SCTP {
-        let ports: Ports = packet.read(network.l4).ok_or(Counter::Malformed)?;
-        headers.source_port = ports.source;
-        headers.destination_port = ports.destination;
+        let ports: Ports = packet.read(l4).ok_or(Counter::Malformed)?;
+        (source_port, destination_port) = (ports.source, ports.destination);
     } else if network.protocol != A::ICMP {
         return Err(Counter::OtherProtocol);
     }
-    Ok(headers)
+    *headers = Headers::new(network, l3, source_port, destination_port, tcp_flags);
+    Ok(())
 }
 
 /// Ports quoted in an ICMP error: the first four bytes of the transport header are always there

@@ -23,8 +23,13 @@ pub enum Side {
 }
 
 /// Replaces one end of a packet. `None` if the packet could not be written.
-#[inline(always)]
-pub fn rewrite<A: Network, P: Packet>(packet: &mut P, headers: &Headers<A>, side: Side, to: Endpoint<A>) -> Option<()> {
+#[inline(never)]
+pub fn rewrite<A: Network, P: Packet>(
+    packet: &mut P,
+    headers: &Headers<A>,
+    side: Side,
+    to: &Endpoint<A>,
+) -> Option<()> {
     let (from, address_at, port_at) = match side {
         Side::Source => (headers.sender(), A::SOURCE, 0),
         Side::Destination => (headers.receiver(), A::DESTINATION, 2),

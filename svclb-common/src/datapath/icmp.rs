@@ -13,23 +13,24 @@
 //!
 //! The quotation may end 8 bytes into its transport header (RFC 792), so a TCP checksum may not be in it.
 
-use super::{pass, translated};
+use super::{Work, pass, translated};
 use crate::addr::Endpoint;
 use crate::checksum::{add, difference, update};
 use crate::conntrack::State;
 use crate::env::{Env, Tables};
-use crate::flow_table::{self, By, FlowKey, Found};
+use crate::flow_table::{self, By, FlowKey};
 use crate::interest;
 use crate::packet::Packet;
 use crate::parse::{self, Headers, Network};
 use crate::rewrite::{Side, network_checksum};
 use crate::schema::MasqueradeKey;
 use crate::verdict::{Counter, Verdict};
-use crate::wire::{icmp, ipv4, protocol, tcp, udp};
+use crate::wire::{icmp, ipv4, protocol};
 
 /// The quoted packet of an error, or why the message is none of ours.
 #[inline(always)]
-fn quoted<A: Network, P: Packet>(packet: &P, outer: &Headers<A>) -> Result<Headers<A>, Counter> {
+fn quoted<A: Network, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<(), Counter> {
+    let outer = &work.headers;
     let message: icmp::Icmp = packet.read(outer.l4).ok_or(Counter::Malformed)?;
     let is_error = if A::IS_V6 { icmp::is_error::<true>(message.kind) } else { icmp::is_error::<false>(message.kind) };
     if !is_error {
@@ -41,34 +42,25 @@ fn quoted<A: Network, P: Packet>(packet: &P, outer: &Headers<A>) -> Result<Heade
         return Err(Counter::NoService);
     }
     let (source_port, destination_port) = parse::quoted_ports(packet, network.l4).ok_or(Counter::Malformed)?;
-    Ok(Headers {
-        source: network.source,
-        destination: network.destination,
-        source_port,
-        destination_port,
-        l3,
-        l4: network.l4,
-        payload: network.payload,
-        protocol: network.protocol,
-        tcp_flags: 0,
-    })
+    work.quoted = Headers::new(network, l3, source_port, destination_port, 0);
+    Ok(())
 }
 
 /// An ICMP packet enters the node.
-#[inline(always)]
-pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, outer: &Headers<A>) -> Verdict {
-    let inner = match quoted(packet, outer) {
-        Ok(inner) => inner,
-        Err(why) => return pass(env, why),
-    };
+#[inline(never)]
+pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Verdict {
+    if let Err(why) = quoted(packet, work) {
+        return pass(env, why);
+    }
+    let inner = &work.quoted;
     let now = env.now();
-    let receiver = inner.receiver();
+    let (sender, receiver) = (inner.sender(), inner.receiver());
     if interest::is_backend(env, receiver, inner.protocol) {
         let key = MasqueradeKey {
-            ours: inner.source,
-            remote: inner.destination,
-            our_port: inner.source_port,
-            remote_port: inner.destination_port,
+            ours: sender.address,
+            remote: receiver.address,
+            our_port: sender.port,
+            remote_port: receiver.port,
             protocol: inner.protocol,
             zero: [0; 3],
         };
@@ -76,82 +68,78 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &
             && !env.config().expired(State(entry.state), entry.seen, now)
         {
             let client = Endpoint::new(entry.client, entry.client_port);
-            let done =
-                translate(packet, outer, &inner, Side::Source, client, Some((Side::Destination, client.address)));
+            return towards(packet, env, work, &client);
+        }
+    }
+    if !interest::is_frontend(env, sender, inner.protocol) {
+        return pass(env, Counter::NoService);
+    }
+    work.lookup.key = FlowKey { client: receiver, other: sender, protocol: inner.protocol };
+    if !flow_table::find(env, &mut work.lookup, By::Frontend, now) {
+        return pass(env, Counter::IcmpWithoutFlow);
+    }
+    let backend = work.lookup.found.way.backend_endpoint();
+    towards(packet, env, work, &backend)
+}
+
+/// Sends an error on to the end that sent the quoted packet.
+#[inline(always)]
+fn towards<A: Network, P: Packet, E: Env>(packet: &mut P, env: &E, work: &Work<A>, end: &Endpoint<A>) -> Verdict {
+    let done = translate(packet, work, Side::Source, end, true);
+    translated(env, done, Counter::IcmpTranslated)
+}
+
+/// An ICMP packet leaves the node.
+#[inline(never)]
+pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Verdict {
+    if let Err(why) = quoted(packet, work) {
+        return pass(env, why);
+    }
+    let inner = &work.quoted;
+    let now = env.now();
+    let (sender, receiver, protocol) = (inner.sender(), inner.receiver(), inner.protocol);
+    // A router on the way speaks in its own name.
+    let by_receiver = work.headers.source == receiver.address;
+    if interest::is_backend(env, receiver, protocol) {
+        work.lookup.key = FlowKey { client: sender, other: receiver, protocol };
+        if flow_table::find(env, &mut work.lookup, By::Backend, now) {
+            let frontend = work.lookup.found.way.frontend_endpoint();
+            let done = translate(packet, work, Side::Destination, &frontend, by_receiver);
             return translated(env, done, Counter::IcmpTranslated);
         }
     }
-    let sender = inner.sender();
-    if interest::is_frontend(env, sender, inner.protocol) {
-        let key = FlowKey { client: receiver, other: sender, protocol: inner.protocol };
-        let mut found = Found::default();
-        if flow_table::find(env, &key, By::Frontend, now, &mut found) {
-            let backend = found.way.backend_endpoint();
-            let done =
-                translate(packet, outer, &inner, Side::Source, backend, Some((Side::Destination, backend.address)));
-            return translated(env, done, Counter::IcmpTranslated);
-        }
-    } else {
+    if !interest::is_backend(env, sender, protocol) {
         return pass(env, Counter::NoService);
+    }
+    work.lookup.key = FlowKey { client: receiver, other: sender, protocol };
+    if flow_table::find(env, &mut work.lookup, By::Backend, now)
+        && let Some((ours, _)) = flow_table::masquerade_of(env, &work.lookup.found, now)
+    {
+        let done = translate(packet, work, Side::Destination, &ours, by_receiver);
+        return translated(env, done, Counter::IcmpTranslated);
     }
     pass(env, Counter::IcmpWithoutFlow)
 }
 
-/// An ICMP packet leaves the node.
-#[inline(always)]
-pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, outer: &Headers<A>) -> Verdict {
-    let inner = match quoted(packet, outer) {
-        Ok(inner) => inner,
-        Err(why) => return pass(env, why),
-    };
-    let now = env.now();
-    let (sender, receiver) = (inner.sender(), inner.receiver());
-    let mut found = Found::default();
-    if interest::is_backend(env, receiver, inner.protocol) {
-        let key = FlowKey { client: sender, other: receiver, protocol: inner.protocol };
-        if flow_table::find(env, &key, By::Backend, now, &mut found) {
-            let frontend = found.way.frontend_endpoint();
-            // A router on the way speaks in its own name.
-            let by_backend = outer.source == receiver.address;
-            let outer_side = by_backend.then_some((Side::Source, frontend.address));
-            let done = translate(packet, outer, &inner, Side::Destination, frontend, outer_side);
-            return translated(env, done, Counter::IcmpTranslated);
-        }
-    }
-    if interest::is_backend(env, sender, inner.protocol) {
-        let key = FlowKey { client: receiver, other: sender, protocol: inner.protocol };
-        if flow_table::find(env, &key, By::Backend, now, &mut found)
-            && let Some((ours, _)) = flow_table::masquerade_of(env, &found, now)
-        {
-            let by_client = outer.source == receiver.address;
-            let outer_side = by_client.then_some((Side::Source, ours.address));
-            let done = translate(packet, outer, &inner, Side::Destination, ours, outer_side);
-            return translated(env, done, Counter::IcmpTranslated);
-        }
-        return pass(env, Counter::IcmpWithoutFlow);
-    }
-    pass(env, Counter::NoService)
-}
-
-/// Rewrites one end of the quotation and, where given, one address of the message itself, with all
-/// checksums: of the quoted network header, of the quoted transport header where it is in the
-/// quotation, of the outer network header, and of the message.
-#[inline(always)]
+/// Rewrites one end of the quotation and, if `outer_too`, the address of the message on the opposite side
+/// (the source of the quoted packet is who the message goes to), with all checksums: of the quoted network
+/// header, of the quoted transport header where it is in the quotation, of the outer network header, and
+/// of the message.
+#[inline(never)]
 fn translate<A: Network, P: Packet>(
     packet: &mut P,
-    outer: &Headers<A>,
-    inner: &Headers<A>,
+    work: &Work<A>,
     side: Side,
-    to: Endpoint<A>,
-    outer_side: Option<(Side, A)>,
+    to: &Endpoint<A>,
+    outer_too: bool,
 ) -> Option<()> {
-    let (from, address_at, port_at) = match side {
-        Side::Source => (inner.sender(), A::SOURCE, 0),
-        Side::Destination => (inner.receiver(), A::DESTINATION, 2),
+    let (outer, inner) = (&work.headers, &work.quoted);
+    let (from, address_at, port_at, outer_from, outer_at) = match side {
+        Side::Source => (inner.sender(), A::SOURCE, 0, outer.destination, A::DESTINATION),
+        Side::Destination => (inner.receiver(), A::DESTINATION, 2, outer.source, A::SOURCE),
     };
     let address = difference(from.address.sum(), to.address.sum());
-    let port = difference(from.port.0 as u32, to.port.0 as u32);
-    let both = add(address, port);
+    let both = add(address, difference(from.port.0 as u32, to.port.0 as u32));
     // What the changed bytes of the quotation add to the message's sum.
     let mut message = both;
     packet.write(inner.l3 + address_at, &to.address)?;
@@ -163,7 +151,7 @@ fn translate<A: Network, P: Packet>(
         let after: u16 = packet.read(at)?;
         message = add(message, difference(before as u32, after as u32));
     }
-    let at = inner.l4 + if inner.protocol == protocol::TCP { tcp::CHECKSUM } else { udp::CHECKSUM };
+    let at = inner.checksum();
     if let Some(before) = packet.read::<u16>(at)
         && (inner.protocol == protocol::TCP || before != 0)
     {
@@ -172,13 +160,9 @@ fn translate<A: Network, P: Packet>(
         packet.write(at, &after)?;
         message = add(message, difference(before as u32, after as u32));
     }
-    if let Some((side, address)) = outer_side {
-        let (from, at) = match side {
-            Side::Source => (outer.source, A::SOURCE),
-            Side::Destination => (outer.destination, A::DESTINATION),
-        };
-        packet.write(outer.l3 + at, &address)?;
-        let change = difference(from.sum(), address.sum());
+    if outer_too {
+        packet.write(outer.l3 + outer_at, &to.address)?;
+        let change = difference(outer_from.sum(), to.address.sum());
         if A::IS_V6 {
             message = add(message, change); // ICMPv6 covers a pseudo header (RFC 4443 section 2.3)
         } else {

@@ -4,7 +4,7 @@
 //! tunnel would die at the far node's reverse path filter. A flow keeps the address and port that its
 //! first packet got.
 
-use super::{drop, translated};
+use super::{Work, drop, translated};
 use crate::addr::Endpoint;
 use crate::env::{Env, Tables, Tick};
 use crate::flow_table::{self, By, FlowKey, Found};
@@ -16,32 +16,35 @@ use crate::snat_port;
 use crate::verdict::{Counter, DropReason, Verdict};
 
 /// A packet to what may be a backend leaves the node. `None`: its flow is unknown or keeps its source.
-#[inline(always)]
+#[inline(never)]
 pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(
     packet: &mut P,
     env: &E,
-    headers: &Headers<A>,
+    work: &mut Work<A>,
 ) -> Option<Verdict> {
+    let headers = &work.headers;
     let now = env.now();
-    let key = FlowKey { client: headers.sender(), other: headers.receiver(), protocol: headers.protocol };
-    let mut found = Found::default();
-    if !flow_table::find(env, &key, By::Backend, now, &mut found) || !found.way.meta().is_masqueraded() {
+    work.lookup.key = FlowKey { client: headers.sender(), other: headers.receiver(), protocol: headers.protocol };
+    if !flow_table::find(env, &mut work.lookup, By::Backend, now) {
         return None;
     }
-    let ours = match flow_table::masquerade_of(env, &found, now) {
+    let found = &work.lookup.found;
+    if !found.way.meta().is_masqueraded() {
+        return None;
+    }
+    let ours = match flow_table::masquerade_of(env, found, now) {
         Some((ours, renew)) => {
             if renew {
-                let key = reply_key(headers, ours);
-                env.renew_masquerade(&key, found.way.meta().state().0, now);
+                env.renew_masquerade(&reply_key(headers, ours), found.way.meta().state().0, now);
             }
             ours
         }
-        None => match settle(packet, env, headers, &found, now) {
+        None => match settle(packet, env, headers, found, now) {
             Ok(ours) => ours,
             Err(reason) => return Some(drop(env, reason)),
         },
     };
-    let done = rewrite(packet, headers, Side::Source, ours);
+    let done = rewrite(packet, headers, Side::Source, &ours);
     Some(translated(env, done, Counter::RequestMasqueraded))
 }
 
@@ -77,7 +80,7 @@ fn settle<A: Network, P: Packet, E: Env + Tables<A>>(
     let port = snat_port::allocate(env, address, headers.receiver(), headers.protocol, client, state, now)
         .ok_or(DropReason::MasqueradeExhausted)?;
     let ours = Endpoint::new(address, port);
-    match flow_table::set_masquerade(env, found, ours) {
+    match flow_table::set_masquerade(env, found, ours, now) {
         Some(holds) if holds == ours => {
             env.count(Counter::MasqueradeAllocated);
             Ok(ours)

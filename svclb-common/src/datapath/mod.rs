@@ -17,16 +17,18 @@ pub mod reply;
 pub mod request;
 
 use self::refuse::Answer;
-use crate::addr::{Addr4, Addr6};
+use crate::addr::{Addr4, Addr6, Address};
 use crate::env::{Env, Tables};
+use crate::flow_table::Lookup;
 use crate::interest;
 use crate::packet::Packet;
 use crate::parse::{self, Headers, Network};
+use crate::schema::{Detail, Way};
 use crate::verdict::{Counter, DropReason, Verdict};
 use crate::wire::protocol;
 
 /// What a program knows of the device it is attached to; constant in each entry point.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Attachment {
     /// Packets start with an Ethernet header, not with the IP header.
     pub ethernet: bool,
@@ -48,6 +50,31 @@ impl Attachment {
     pub const STACKED_BARE_IP: Self = Self { ethernet: false, stacked: true, bridge_port: false };
     /// A bridge port.
     pub const BRIDGE_PORT: Self = Self { ethernet: true, stacked: false, bridge_port: true };
+}
+
+/// Working memory for one packet of one family. In the kernel it is a map value of this CPU: it would not
+/// fit on the stack, which has 512 bytes for all functions together.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Work<A: Address> {
+    /// Headers of the packet.
+    pub headers: Headers<A>,
+    /// In an ICMP error: headers of the quoted packet.
+    pub quoted: Headers<A>,
+    /// The flow that is looked for.
+    pub lookup: Lookup<A>,
+    /// The flow that is made.
+    pub flow: Way<A>,
+    /// Its detail.
+    pub detail: Detail<A>,
+    /// The device's program.
+    pub attachment: Attachment,
+}
+
+/// Working memory for one packet of either family.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Scratch {
+    v4: Work<Addr4>,
+    v6: Work<Addr6>,
 }
 
 /// Passes a packet untouched and counts why.
@@ -97,15 +124,15 @@ fn network_layer<P: Packet>(packet: &P, attachment: Attachment) -> Result<(bool,
 
 /// A packet enters the node.
 #[inline(always)]
-pub fn ingress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachment) -> Verdict {
+pub fn ingress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachment, scratch: &mut Scratch) -> Verdict {
     if attachment.stacked && packet.mark() == env.config().mark {
         return pass(env, Counter::Marked);
     }
     // The mark survives the way through a veth pair into another namespace.
     packet.set_mark(0);
     match network_layer(packet, attachment) {
-        Ok((false, l3)) => ingress_of::<Addr4, P, E>(packet, env, attachment, l3),
-        Ok((true, l3)) => ingress_of::<Addr6, P, E>(packet, env, attachment, l3),
+        Ok((false, l3)) => ingress_of(packet, env, attachment, l3, &mut scratch.v4),
+        Ok((true, l3)) => ingress_of(packet, env, attachment, l3, &mut scratch.v6),
         Err(why) => pass(env, why),
     }
 }
@@ -116,13 +143,15 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     env: &E,
     attachment: Attachment,
     l3: usize,
+    work: &mut Work<A>,
 ) -> Verdict {
-    let headers: Headers<A> = match parse::headers(packet, l3) {
-        Ok(headers) => headers,
-        Err(why) => return pass(env, why),
-    };
+    if let Err(why) = parse::headers(packet, l3, &mut work.headers) {
+        return pass(env, why);
+    }
+    work.attachment = attachment;
+    let headers = &work.headers;
     if headers.protocol == A::ICMP {
-        return icmp::ingress(packet, env, &headers);
+        return icmp::ingress(packet, env, work);
     }
     let protocol = headers.protocol;
     let from_backend = interest::is_backend(env, headers.sender(), protocol);
@@ -133,38 +162,43 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     if protocol == protocol::SCTP {
         return pass(env, Counter::Sctp);
     }
-    if from_backend && let Some(verdict) = reply::ingress(packet, env, attachment, &headers) {
+    if from_backend && let Some(verdict) = reply::ingress(packet, env, work) {
         return verdict;
     }
     if to_frontend {
-        return request::ingress(packet, env, attachment, &headers);
+        return request::ingress(packet, env, work);
     }
     pass(env, Counter::NoService)
 }
 
 /// A packet leaves the node, or goes from it to a pod.
 #[inline(always)]
-pub fn egress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachment) -> Verdict {
+pub fn egress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachment, scratch: &mut Scratch) -> Verdict {
     // Only packets that need no other source bear the mark: everything else is looked up, because
     // what ingress saw may have been changed since (a masquerade of the CNI, say).
     if packet.mark() == env.config().mark {
         return pass(env, Counter::Marked);
     }
     match network_layer(packet, attachment) {
-        Ok((false, l3)) => egress_of::<Addr4, P, E>(packet, env, l3),
-        Ok((true, l3)) => egress_of::<Addr6, P, E>(packet, env, l3),
+        Ok((false, l3)) => egress_of(packet, env, l3, &mut scratch.v4),
+        Ok((true, l3)) => egress_of(packet, env, l3, &mut scratch.v6),
         Err(why) => pass(env, why),
     }
 }
 
 #[inline(always)]
-fn egress_of<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, l3: usize) -> Verdict {
-    let headers: Headers<A> = match parse::headers(packet, l3) {
-        Ok(headers) => headers,
-        Err(why) => return pass(env, why),
-    };
+fn egress_of<A: Network, P: Packet, E: Env + Tables<A>>(
+    packet: &mut P,
+    env: &E,
+    l3: usize,
+    work: &mut Work<A>,
+) -> Verdict {
+    if let Err(why) = parse::headers(packet, l3, &mut work.headers) {
+        return pass(env, why);
+    }
+    let headers = &work.headers;
     if headers.protocol == A::ICMP {
-        return icmp::egress(packet, env, &headers);
+        return icmp::egress(packet, env, work);
     }
     let protocol = headers.protocol;
     let to_backend = interest::is_backend(env, headers.receiver(), protocol);
@@ -175,10 +209,10 @@ fn egress_of<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E,
     if protocol == protocol::SCTP {
         return pass(env, Counter::Sctp);
     }
-    if to_backend && let Some(verdict) = masquerade::egress(packet, env, &headers) {
+    if to_backend && let Some(verdict) = masquerade::egress(packet, env, work) {
         return verdict;
     }
-    if from_backend && let Some(verdict) = reply::egress(packet, env, &headers) {
+    if from_backend && let Some(verdict) = reply::egress(packet, env, work) {
         return verdict;
     }
     pass(env, Counter::NoService)

@@ -9,7 +9,7 @@
 //! Resets, ICMP and packets to groups are never answered (RFC 1122 section 3.2.2), and the number of
 //! answers is limited.
 
-use super::{Attachment, drop};
+use super::{Work, drop};
 use crate::addr::{Addr4, Addr6, Be16, Be32};
 use crate::checksum::{add, fold16, sum};
 use crate::env::{Env, Tables};
@@ -34,10 +34,10 @@ const QUOTE6: u32 = 1232;
 pub fn refuse<A: Answer, P: Packet, E: Env + Tables<A>>(
     packet: &mut P,
     env: &E,
-    attachment: Attachment,
-    headers: &Headers<A>,
+    work: &Work<A>,
     why: Counter,
 ) -> Verdict {
+    let headers = &work.headers;
     let is_reset = headers.protocol == protocol::TCP && headers.tcp_flags & tcp::flag::RST != 0;
     if is_reset || headers.source.is_group() || headers.destination.is_group() {
         return drop(env, DropReason::NotAnswered);
@@ -47,7 +47,7 @@ pub fn refuse<A: Answer, P: Packet, E: Env + Tables<A>>(
         return drop(env, DropReason::RefusalLimited);
     }
     let done = if headers.protocol == protocol::TCP { reset(packet, headers) } else { unreachable(packet, headers) };
-    if done.is_none() || (attachment.ethernet && turn_around(packet).is_none()) {
+    if done.is_none() || (work.attachment.ethernet && turn_around(packet).is_none()) {
         return drop(env, DropReason::RefusalFailed);
     }
     env.count(why);

@@ -1,24 +1,24 @@
 //! A reply: at ingress back to a masqueraded client, at egress in the name of the frontend.
 
-use super::{Attachment, translated};
+use super::{Work, translated};
 use crate::addr::Endpoint;
 use crate::conntrack::{Direction, State};
 use crate::env::{Env, Tables};
-use crate::flow_table::{self, By, FlowKey, Found, RENEW_TICKS};
+use crate::flow_table::{self, By, FlowKey, RENEW_TICKS};
 use crate::packet::Packet;
-use crate::parse::{Headers, Network};
+use crate::parse::Network;
 use crate::rewrite::{Side, rewrite};
 use crate::schema::MasqueradeKey;
 use crate::verdict::{Counter, Verdict};
 
 /// A packet from what may be a backend enters the node. `None`: it is no reply that must be changed here.
-#[inline(always)]
+#[inline(never)]
 pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(
     packet: &mut P,
     env: &E,
-    attachment: Attachment,
-    headers: &Headers<A>,
+    work: &mut Work<A>,
 ) -> Option<Verdict> {
+    let headers = &work.headers;
     let now = env.now();
     let key = MasqueradeKey {
         ours: headers.destination,
@@ -35,23 +35,26 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(
             env.renew_masquerade(&key, entry.state, now);
         }
         let client = Endpoint::new(entry.client, entry.client_port);
-        let done = rewrite(packet, headers, Side::Destination, client);
+        let done = rewrite(packet, headers, Side::Destination, &client);
         return Some(translated(env, done, Counter::ReplyUnmasqueraded));
     }
-    if attachment.bridge_port { lift(packet, env, headers) } else { None }
+    if work.attachment.bridge_port { lift(packet, env, work) } else { None }
+}
+
+/// The flow that the packet in hand is a reply of.
+#[inline(always)]
+fn find_replied<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> bool {
+    let headers = &work.headers;
+    work.lookup.key = FlowKey { client: headers.receiver(), other: headers.sender(), protocol: headers.protocol };
+    flow_table::find(env, &mut work.lookup, By::Backend, env.now())
 }
 
 /// A reply between two ports of a bridge would be switched past the IP stack, where connection tracking
 /// waits for it (and its source would stay the backend's). Addressed to the bridge, it is routed.
 #[inline(always)]
-fn lift<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, headers: &Headers<A>) -> Option<Verdict> {
+fn lift<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Option<Verdict> {
     let device = env.device(packet.device())?;
-    if device.lift == [0; 6] {
-        return None;
-    }
-    let key = FlowKey { client: headers.receiver(), other: headers.sender(), protocol: headers.protocol };
-    let mut found = Found::default();
-    if !flow_table::find(env, &key, By::Backend, env.now(), &mut found) {
+    if device.lift == [0; 6] || !find_replied(env, work) {
         return None;
     }
     let done = packet.write(0, &device.lift);
@@ -59,19 +62,17 @@ fn lift<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, head
 }
 
 /// A packet from what may be a backend leaves the node. `None`: it is no reply of a known flow.
-#[inline(always)]
+#[inline(never)]
 pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(
     packet: &mut P,
     env: &E,
-    headers: &Headers<A>,
+    work: &mut Work<A>,
 ) -> Option<Verdict> {
-    let now = env.now();
-    let key = FlowKey { client: headers.receiver(), other: headers.sender(), protocol: headers.protocol };
-    let mut found = Found::default();
-    if !flow_table::find(env, &key, By::Backend, now, &mut found) {
+    if !find_replied(env, work) {
         return None;
     }
-    flow_table::note(env, &mut found, Direction::Reply, headers.tcp_flags, now);
-    let done = rewrite(packet, headers, Side::Source, found.way.frontend_endpoint());
+    let found = &mut work.lookup.found;
+    flow_table::note(env, found, Direction::Reply, work.headers.tcp_flags, env.now());
+    let done = rewrite(packet, &work.headers, Side::Source, &found.way.frontend_endpoint());
     Some(translated(env, done, Counter::ReplyTranslated))
 }

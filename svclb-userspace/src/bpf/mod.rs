@@ -1,7 +1,10 @@
-//! The kernel's side as the agent handles it: programs, hooks, pins.
+//! The kernel's side as the agent handles it: the object, its maps and programs, hooks, pins.
 
 pub mod attach;
 mod clsact;
+pub mod load;
 pub mod pin;
+pub mod pod;
 pub mod probe;
+pub mod sys;
 mod tcx;

@@ -1,0 +1,213 @@
+//! What is done to a bucket while its lock is held.
+//!
+//! Each change is a type with one inlined method, not a closure: kernel 6.1 refuses any call between
+//! lock and unlock, and whether a closure is inlined is up to the compiler. For the same reason results are
+//! small integers, and everything that a change needs is read before.
+
+use super::entry::{By, FlowKey, Found};
+use crate::addr::{Address, Be16, Endpoint};
+use crate::config::Config;
+use crate::conntrack::{self, Direction};
+use crate::env::{Peek, Tick};
+use crate::schema::{Body, Detail, Details, WAYS, Way};
+
+/// A change of one bucket, or a look into it.
+pub trait Change<A: Address> {
+    /// Does it. Must be `inline(always)` and call only what is.
+    fn apply(self, body: &mut Body<A>, details: &mut Details<A>) -> u32;
+}
+
+/// Looks for a flow. Answers as [`Peek`] does.
+pub(super) struct Search<'a, A: Address> {
+    pub(super) key: &'a FlowKey<A>,
+    pub(super) by: By,
+    pub(super) way: &'a mut Way<A>,
+}
+
+impl<A: Address> Change<A> for Search<'_, A> {
+    #[inline(always)]
+    fn apply(self, body: &mut Body<A>, _details: &mut Details<A>) -> u32 {
+        let mut i = 0;
+        while i < WAYS {
+            if self.key.matches(&body.ways[i], self.by) {
+                *self.way = body.ways[i];
+                return i as u32;
+            }
+            i += 1;
+        }
+        if body.overflow > 0 { Peek::MISS_OVERFLOW.0 } else { Peek::MISS.0 }
+    }
+}
+
+/// Results of [`Enter`].
+pub(super) mod entered {
+    pub(crate) const NEW: u32 = 0;
+    pub(crate) const REPLACED: u32 = 1;
+    pub(crate) const EXISTING: u32 = 2;
+    pub(crate) const CONFLICT: u32 = 3;
+    pub(crate) const FULL: u32 = 4;
+    /// NEW, over an expired way whose client is in `displaced`.
+    pub(crate) const DISPLACED: u32 = 5;
+}
+
+/// Enters a flow. `over` allows to replace a live entry of the same client and frontend.
+pub(super) struct Enter<'a, A: Address> {
+    pub(super) config: &'a Config,
+    pub(super) flow: &'a Way<A>,
+    pub(super) detail: &'a Detail<A>,
+    pub(super) over: bool,
+    pub(super) displaced: &'a mut (Endpoint<A>, u8),
+}
+
+impl<A: Address> Change<A> for Enter<'_, A> {
+    #[inline(always)]
+    fn apply(self, body: &mut Body<A>, details: &mut Details<A>) -> u32 {
+        let flow = self.flow;
+        let now = Tick(flow.seen);
+        let client = flow.client_endpoint();
+        let protocol = flow.meta & 3;
+        let mut free = WAYS;
+        let mut same = WAYS;
+        let mut i = 0;
+        while i < WAYS {
+            let way = &body.ways[i];
+            let meta = way.meta();
+            let live = meta.is_used() && !self.config.expired(meta.state(), way.seen, now);
+            if way.is_of(&client, protocol) {
+                if way.frontend_port == flow.frontend_port && way.frontend == flow.frontend {
+                    if live && !self.over {
+                        return entered::EXISTING;
+                    }
+                    same = i;
+                } else if live && way.backend_port == flow.backend_port && way.backend == flow.backend {
+                    return entered::CONFLICT;
+                }
+            }
+            if !live {
+                free = i;
+            }
+            i += 1;
+        }
+        let (at, result) = if same < WAYS { (same, entered::REPLACED) } else { (free, entered::NEW) };
+        let (Some(way), Some(detail)) = (body.ways.get_mut(at), details.ways.get_mut(at)) else {
+            return entered::FULL;
+        };
+        let old = way.meta();
+        *self.displaced = (way.client_endpoint(), old.protocol());
+        *way = *flow;
+        *detail = *self.detail;
+        if result == entered::NEW && old.is_used() { entered::DISPLACED } else { result }
+    }
+}
+
+/// Adds to or takes from a home bucket's count of flows in SPILL.
+pub(super) struct CountOverflow {
+    pub(super) more: bool,
+}
+
+impl<A: Address> Change<A> for CountOverflow {
+    #[inline(always)]
+    fn apply(self, body: &mut Body<A>, _details: &mut Details<A>) -> u32 {
+        body.overflow = if self.more { body.overflow.saturating_add(1) } else { body.overflow.saturating_sub(1) };
+        0
+    }
+}
+
+/// Frees the way of a flow; 1 if it was there.
+pub(super) struct Remove<'a, A: Address> {
+    pub(super) key: &'a FlowKey<A>,
+}
+
+impl<A: Address> Change<A> for Remove<'_, A> {
+    #[inline(always)]
+    fn apply(self, body: &mut Body<A>, _details: &mut Details<A>) -> u32 {
+        let mut i = 0;
+        while i < WAYS {
+            if self.key.matches(&body.ways[i], By::Frontend) {
+                body.ways[i].meta = 0;
+                return 1;
+            }
+            i += 1;
+        }
+        0
+    }
+}
+
+/// Moves the state of a flow on; nothing if the way changed hands since it was read.
+pub(super) struct Advance<'a, A: Address> {
+    pub(super) found: &'a Found<A>,
+    pub(super) direction: Direction,
+    pub(super) tcp_flags: u8,
+    pub(super) now: Tick,
+}
+
+impl<A: Address> Change<A> for Advance<'_, A> {
+    #[inline(always)]
+    fn apply(self, body: &mut Body<A>, _details: &mut Details<A>) -> u32 {
+        let Some(way) = body.ways.get_mut(self.found.index as usize) else { return 0 };
+        if !way.is_same_flow(&self.found.way) {
+            return 0;
+        }
+        let meta = way.meta();
+        let state = conntrack::next(meta.state(), meta.protocol(), self.direction, self.tcp_flags);
+        way.meta = meta.with_state(state).0;
+        way.seen = self.now.0;
+        1
+    }
+}
+
+/// Ticks after which a masquerade entry is renewed by its flow's packets: far below every timeout,
+/// far above the time between packets.
+pub const RENEW_TICKS: u32 = 32;
+
+/// Reads what a flow's packets are sent from: 0 not settled, 1 settled, 2 settled and due to be renewed,
+/// which is noted as done.
+pub(super) struct ReadMasquerade<'a, A: Address> {
+    pub(super) found: &'a Found<A>,
+    pub(super) now: Tick,
+    pub(super) ours: &'a mut Endpoint<A>,
+}
+
+impl<A: Address> Change<A> for ReadMasquerade<'_, A> {
+    #[inline(always)]
+    fn apply(self, body: &mut Body<A>, details: &mut Details<A>) -> u32 {
+        let at = self.found.index as usize;
+        let (Some(way), Some(detail)) = (body.ways.get(at), details.ways.get_mut(at)) else { return 0 };
+        if detail.masquerade_port == Be16::ZERO || !way.is_same_flow(&self.found.way) {
+            return 0;
+        }
+        *self.ours = Endpoint::new(detail.masquerade, detail.masquerade_port);
+        if self.now.0.wrapping_sub(detail.renewed) < RENEW_TICKS {
+            return 1;
+        }
+        detail.renewed = self.now.0;
+        2
+    }
+}
+
+/// Settles what a flow's packets are sent from, unless that is done; 1, and what holds now in `ours`; 0 if
+/// the flow is gone.
+pub(super) struct SettleMasquerade<'a, A: Address> {
+    pub(super) found: &'a Found<A>,
+    pub(super) now: Tick,
+    pub(super) ours: &'a mut Endpoint<A>,
+}
+
+impl<A: Address> Change<A> for SettleMasquerade<'_, A> {
+    #[inline(always)]
+    fn apply(self, body: &mut Body<A>, details: &mut Details<A>) -> u32 {
+        let at = self.found.index as usize;
+        let (Some(way), Some(detail)) = (body.ways.get(at), details.ways.get_mut(at)) else { return 0 };
+        if !way.is_same_flow(&self.found.way) {
+            return 0;
+        }
+        if detail.masquerade_port == Be16::ZERO {
+            detail.masquerade = self.ours.address;
+            detail.masquerade_port = self.ours.port;
+            detail.renewed = self.now.0;
+        } else {
+            *self.ours = Endpoint::new(detail.masquerade, detail.masquerade_port);
+        }
+        1
+    }
+}

@@ -1,0 +1,218 @@
+//! The flow table: one entry per flow, in the bucket of the client's endpoint.
+//!
+//! A request has the client's endpoint as its source and a reply has it as its destination, so both
+//! directions hash to the same bucket and share one entry. A bucket has [`WAYS`] ways; when all hold
+//! live flows, the next one goes to SPILL, a second table under a second hash of the same key, and
+//! the home bucket counts it in `overflow`, so that only buckets with such flows ever ask SPILL. A
+//! live flow is never evicted. Ageing is lazy: a way past its timeout is free.
+//!
+//! [`entry`] names flows, [`change`] holds all that is done under the lock of a bucket, this file puts
+//! them together. [`Tables::peek`] reads a bucket without its lock, [`Tables::locked`] applies a change.
+//!
+//! A flow could stand in FLOWS and SPILL at once: two CPUs may place the first packet of one flow at
+//! the same moment while a way of the home bucket becomes free. [`insert`] looks into SPILL before it
+//! places in a bucket with overflow, and looks home again after it placed in SPILL; in what remains,
+//! the entry at home wins.
+
+pub mod change;
+pub mod entry;
+
+use self::change::{Advance, CountOverflow, Enter, ReadMasquerade, Remove, Search, SettleMasquerade, entered};
+pub use self::change::{Change, RENEW_TICKS};
+pub use self::entry::{By, FlowKey, Found, Lookup, Meta, new_flow};
+use crate::addr::{Address, Endpoint};
+use crate::config::Config;
+use crate::conntrack::{self, Direction};
+use crate::env::{Env, Peek, Place, Tables, Tick};
+use crate::hash;
+use crate::schema::{Detail, Way};
+use crate::verdict::Counter;
+
+/// Home bucket and SPILL bucket of a client.
+#[inline(always)]
+pub fn places<A: Address>(config: &Config, client: Endpoint<A>, protocol: u8) -> (Place, Place) {
+    let hash = hash::endpoint(config.seed, client.address, client.port, protocol);
+    let masks = config.buckets[A::IS_V6 as usize];
+    (
+        Place { spill: false, bucket: (hash >> 32) as u32 & masks[0] },
+        Place { spill: true, bucket: hash as u32 & masks[1] },
+    )
+}
+
+/// Looks in one bucket: without the lock, and under it should a writer have been inside.
+#[inline(always)]
+fn find_in<A: Address, T: Tables<A>>(tables: &T, place: Place, key: &FlowKey<A>, by: By, way: &mut Way<A>) -> Peek {
+    let seen = tables.peek(place, key, by, way);
+    if seen != Peek::BUSY {
+        return seen;
+    }
+    tables.locked(place, Search { key, by, way }).map_or(Peek::MISS, Peek)
+}
+
+/// Finds an entry, live or expired, and says where.
+#[inline(never)]
+fn find_entry<A: Address, E: Env + Tables<A>>(env: &E, lookup: &mut Lookup<A>, by: By) -> bool {
+    let Lookup { key, found } = lookup;
+    let (home, spill) = places(env.config(), key.client, key.protocol);
+    found.place = home;
+    let mut at = find_in(env, home, key, by, &mut found.way);
+    if at == Peek::MISS_OVERFLOW {
+        found.place = spill;
+        at = find_in(env, spill, key, by, &mut found.way);
+    }
+    found.index = at.0;
+    at.is_found()
+}
+
+/// Finds a live flow.
+#[inline(always)]
+pub fn find<A: Address, E: Env + Tables<A>>(env: &E, lookup: &mut Lookup<A>, by: By, now: Tick) -> bool {
+    find_entry(env, lookup, by) && {
+        let way = &lookup.found.way;
+        !env.config().expired(way.meta().state(), way.seen, now)
+    }
+}
+
+/// What [`insert`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Inserted {
+    /// Placed.
+    New,
+    /// Placed over an older entry of the same client and frontend.
+    Replaced,
+    /// A live entry of the same client and frontend is there already.
+    Existing,
+    /// A live flow of the client reaches the same backend through another frontend: replies could not
+    /// be told apart.
+    Conflict,
+    /// No room, neither at home nor in SPILL.
+    Full,
+}
+
+/// Adds to or takes from a home bucket's count of flows in SPILL.
+#[inline(always)]
+fn count_overflow<A: Address, T: Tables<A>>(tables: &T, home: Place, more: bool) {
+    tables.locked(home, CountOverflow { more });
+}
+
+/// Enters a flow. `over`: a live entry of the same client and frontend is replaced, at its place. `lookup` is
+/// working memory.
+#[inline(never)]
+pub fn insert<A: Address, E: Env + Tables<A>>(
+    env: &E,
+    flow: &Way<A>,
+    detail: &Detail<A>,
+    over: bool,
+    lookup: &mut Lookup<A>,
+) -> Inserted {
+    let config = env.config();
+    let protocol = flow.meta().protocol();
+    lookup.key = FlowKey { client: flow.client_endpoint(), other: flow.frontend_endpoint(), protocol };
+    let (home, spill) = places(config, lookup.key.client, protocol);
+    let mut displaced = (Endpoint::default(), 0);
+    // An entry that stands in SPILL is replaced there, not doubled at home.
+    let mut place = if find_entry(env, lookup, By::Frontend) { lookup.found.place } else { home };
+    let mut result;
+    let mut counted = false;
+    loop {
+        let enter = Enter { config, flow, detail, over, displaced: &mut displaced };
+        result = env.locked(place, enter).unwrap_or(entered::FULL);
+        if result != entered::FULL || place.spill {
+            break;
+        }
+        place = spill;
+        count_overflow::<A, E>(env, home, true);
+        counted = true;
+    }
+    if place.spill {
+        settle_spill(env, home, lookup, counted, &mut result);
+    }
+    if result == entered::DISPLACED {
+        if place.spill {
+            count_overflow::<A, E>(env, places(config, displaced.0, displaced.1).0, false);
+        }
+        result = entered::NEW;
+    }
+    match result {
+        entered::NEW => Inserted::New,
+        entered::REPLACED => Inserted::Replaced,
+        entered::EXISTING => Inserted::Existing,
+        entered::CONFLICT => Inserted::Conflict,
+        _ => Inserted::Full,
+    }
+}
+
+/// After an attempt in SPILL: keeps the home bucket's count right (`counted`: this flow is in it already), and
+/// looks home again, where another CPU may have placed the same flow in a way that became free just now.
+#[inline(always)]
+fn settle_spill<A: Address, E: Env + Tables<A>>(
+    env: &E,
+    home: Place,
+    lookup: &mut Lookup<A>,
+    counted: bool,
+    result: &mut u32,
+) {
+    let placed = *result == entered::NEW || *result == entered::DISPLACED;
+    if placed != counted {
+        count_overflow::<A, E>(env, home, placed);
+    }
+    if !placed {
+        return;
+    }
+    env.count(Counter::FlowSpilled);
+    let (key, spilled) = (lookup.key, places(env.config(), lookup.key.client, lookup.key.protocol).1);
+    if find_entry(env, lookup, By::Frontend) && !lookup.found.place.spill {
+        if env.locked(spilled, Remove { key: &key }) == Some(1) {
+            count_overflow::<A, E>(env, home, false);
+        }
+        *result = entered::EXISTING;
+    }
+}
+
+/// Notes a packet of a known flow: its time, and its state where the packet changes it. The common case
+/// is one store without the lock.
+#[inline(always)]
+pub fn note<A: Address, T: Tables<A>>(
+    tables: &T,
+    found: &mut Found<A>,
+    direction: Direction,
+    tcp_flags: u8,
+    now: Tick,
+) {
+    let meta = found.way.meta();
+    let state = conntrack::next(meta.state(), meta.protocol(), direction, tcp_flags);
+    if state == meta.state() {
+        if found.way.seen != now.0 {
+            tables.touch(found.place, found.index, now);
+        }
+        return;
+    }
+    tables.locked(found.place, Advance { found, direction, tcp_flags, now });
+    found.way.meta = meta.with_state(state).0;
+}
+
+/// What a flow's packets are sent from, if that is settled, and whether its masquerade entry is due to be
+/// renewed (the caller does it; it is noted as done).
+#[inline(always)]
+pub fn masquerade_of<A: Address, T: Tables<A>>(tables: &T, found: &Found<A>, now: Tick) -> Option<(Endpoint<A>, bool)> {
+    let mut ours = Endpoint::default();
+    match tables.locked(found.place, ReadMasquerade { found, now, ours: &mut ours }) {
+        Some(1) => Some((ours, false)),
+        Some(2) => Some((ours, true)),
+        _ => None,
+    }
+}
+
+/// Settles what a flow's packets are sent from, unless another CPU was faster; returns what holds now,
+/// or `None` if the flow is gone.
+#[inline(always)]
+pub fn set_masquerade<A: Address, T: Tables<A>>(
+    tables: &T,
+    found: &Found<A>,
+    ours: Endpoint<A>,
+    now: Tick,
+) -> Option<Endpoint<A>> {
+    let mut holds = ours;
+    let done = tables.locked(found.place, SettleMasquerade { found, now, ours: &mut holds });
+    (done == Some(1)).then_some(holds)
+}

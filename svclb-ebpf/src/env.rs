@@ -1,0 +1,452 @@
+//! Maps and helpers as an [`Env`].
+
+use crate::maps;
+use crate::packet::Skb;
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock, bpf_sock_tuple};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use aya_ebpf::helpers::generated::{
+    bpf_get_prandom_u32, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp, bpf_spin_lock as lock,
+    bpf_spin_unlock as unlock,
+};
+use core::intrinsics::{AtomicOrdering, atomic_cxchg};
+use core::ptr::{read_volatile, write_volatile};
+use core::sync::atomic::{Ordering, compiler_fence};
+use svclb_common::addr::{Addr4, Addr6, Address};
+use svclb_common::config::Config;
+use svclb_common::env::{Env, Peek, Place, ServiceEvent, TICK_SHIFT, Tables, Tick};
+use svclb_common::flow_table::{By, Change, FlowKey};
+use svclb_common::interest;
+use svclb_common::schema::{
+    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Masquerade, MasqueradeKey, Service,
+    ServiceCounters, ServiceKey, ServiceRef, SourceRangeKey, WAYS, Way,
+};
+use svclb_common::verdict::Counter;
+use svclb_common::wire::protocol;
+
+/// Set by the loader for tests: clock, random numbers and sockets are then those of TEST_ENV, so that
+/// a run can be repeated. As a constant of the program, 0 makes the branches dead code.
+#[unsafe(no_mangle)]
+static TEST_MODE: u32 = 0;
+
+/// Whether TEST_ENV is in place.
+#[inline(always)]
+fn testing() -> bool {
+    // SAFETY: a static of this object; volatile, as the loader changes it before the verifier runs.
+    unsafe { read_volatile(&raw const TEST_MODE) != 0 }
+}
+
+/// A socket that listens (`TCP_LISTEN` in the kernel's `tcp_states.h`).
+const LISTEN: u32 = 10;
+/// Look sockets up in the packet's own network namespace (`BPF_F_CURRENT_NETNS`).
+const THIS_NAMESPACE: u64 = u64::MAX;
+
+/// The kernel around one packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Kernel {
+    /// CONFIG's value.
+    pub(crate) config: &'static Config,
+    /// The packet, as helpers want it.
+    pub(crate) skb: Skb,
+}
+
+impl Env for Kernel {
+    #[inline(always)]
+    fn config(&self) -> &Config {
+        self.config
+    }
+
+    #[inline(always)]
+    fn now(&self) -> Tick {
+        if testing() {
+            return Tick(maps::TEST_ENV.get(0).map_or(0, |test| test.now));
+        }
+        // SAFETY: a helper without arguments.
+        Tick((unsafe { bpf_jiffies64() } >> TICK_SHIFT) as u32)
+    }
+
+    #[inline(always)]
+    fn random(&self) -> u32 {
+        if testing() {
+            let Some(test) = maps::TEST_ENV.get_ptr_mut(0) else { return 0 };
+            // SAFETY: a value of an array map; tests run one packet at a time.
+            return unsafe {
+                (*test).random = svclb_common::hash::next_test_random((*test).random);
+                (*test).random
+            };
+        }
+        // SAFETY: a helper without arguments.
+        unsafe { bpf_get_prandom_u32() }
+    }
+
+    #[inline(always)]
+    fn device(&self, index: u32) -> Option<Device> {
+        // SAFETY: the value is plain data and copied at once; devices are not rewritten while in use.
+        unsafe { maps::DEVICES.get(index) }.copied()
+    }
+
+    #[inline(always)]
+    fn may_refuse(&self, second: u32) -> bool {
+        let Some(budget) = maps::REFUSALS.get_ptr_mut(0) else { return false };
+        // SAFETY: this CPU's value; a program is not interrupted by another of the same hook on its CPU.
+        unsafe {
+            if (*budget).second != second {
+                (*budget).second = second;
+                (*budget).used = 0;
+            }
+            if (*budget).used >= self.config.refusals {
+                return false;
+            }
+            (*budget).used += 1;
+        }
+        true
+    }
+
+    #[inline(always)]
+    fn count(&self, counter: Counter) {
+        if let Some(value) = maps::COUNTERS.get_ptr_mut(counter as u32) {
+            // SAFETY: this CPU's value.
+            unsafe { *value += 1 };
+        }
+    }
+}
+
+/// Runs `change` on a bucket with its lock held. The version is odd meanwhile, for readers without the
+/// lock.
+#[inline(always)]
+fn with_lock<A: Address>(bucket: *mut Bucket<A>, details: *mut Details<A>, change: impl Change<A>) -> u32 {
+    // SAFETY: both point to values of array maps of the same index, which live as long as the maps; the
+    // lock makes this CPU the only writer.
+    unsafe {
+        lock((&raw mut (*bucket).lock).cast());
+        let version = read_volatile(&raw const (*bucket).version);
+        write_volatile(&raw mut (*bucket).version, version.wrapping_add(1));
+        compiler_fence(Ordering::SeqCst);
+        let result = change.apply(&mut (*bucket).body, &mut *details);
+        compiler_fence(Ordering::SeqCst);
+        write_volatile(&raw mut (*bucket).version, version.wrapping_add(2));
+        unlock((&raw mut (*bucket).lock).cast());
+        result
+    }
+}
+
+/// Looks through a bucket without its lock. On x86 loads are not reordered with loads, so comparing the
+/// version before and after is enough; other processors take the lock.
+#[inline(always)]
+fn read_bucket<A: Address>(bucket: *const Bucket<A>, key: &FlowKey<A>, by: By, out: &mut Way<A>) -> Peek {
+    if !cfg!(bpf_target_arch = "x86_64") {
+        return Peek::BUSY;
+    }
+    // SAFETY: the pointer is to a value of an array map. What is read may be torn until the version is
+    // seen unchanged; all of it is plain integers.
+    unsafe {
+        let version = read_volatile(&raw const (*bucket).version);
+        compiler_fence(Ordering::SeqCst);
+        let mut answer =
+            if read_volatile(&raw const (*bucket).body.overflow) > 0 { Peek::MISS_OVERFLOW } else { Peek::MISS };
+        let mut i = 0;
+        while i < WAYS {
+            let way = &raw const (*bucket).body.ways[i];
+            if key.matches(&*way, by) {
+                *out = read_volatile(way);
+                answer = Peek(i as u32);
+                break;
+            }
+            i += 1;
+        }
+        compiler_fence(Ordering::SeqCst);
+        if version & 1 != 0 || read_volatile(&raw const (*bucket).version) != version { Peek::BUSY } else { answer }
+    }
+}
+
+/// Puts two addresses and ports into the tuple that the socket helpers want, as a packet from the
+/// remote end would bear them.
+trait SocketTuple: Address {
+    /// Bytes of the tuple that count for this family.
+    const SIZE: u32;
+
+    /// Fills it in.
+    fn tuple(key: &MasqueradeKey<Self>) -> bpf_sock_tuple;
+}
+
+macro_rules! socket_tuple {
+    ($address:ty, $part:ident, $size:literal) => {
+        impl SocketTuple for $address {
+            const SIZE: u32 = $size;
+
+            #[inline(always)]
+            fn tuple(key: &MasqueradeKey<Self>) -> bpf_sock_tuple {
+                // SAFETY: all zero is a valid value of the union of plain integers.
+                let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+                // Writing fields of a union of plain integers is safe.
+                tuple.__bindgen_anon_1.$part.saddr = key.remote.0;
+                tuple.__bindgen_anon_1.$part.daddr = key.ours.0;
+                tuple.__bindgen_anon_1.$part.sport = key.remote_port.0;
+                tuple.__bindgen_anon_1.$part.dport = key.our_port.0;
+                tuple
+            }
+        }
+    };
+}
+socket_tuple!(Addr4, ipv4, 12);
+socket_tuple!(Addr6, ipv6, 36);
+
+/// Whether a connected socket of this node has the conversation of `key`.
+#[inline(always)]
+fn has_socket<A: SocketTuple>(skb: Skb, key: &MasqueradeKey<A>) -> bool {
+    if testing() {
+        return false;
+    }
+    let mut tuple = A::tuple(key);
+    let is_tcp = key.protocol == protocol::TCP;
+    // SAFETY: the tuple is initialised and as long as SIZE says; the socket is released below.
+    let socket: *mut bpf_sock = unsafe {
+        if is_tcp {
+            bpf_skc_lookup_tcp(skb.ctx.cast(), &mut tuple, A::SIZE, THIS_NAMESPACE, 0)
+        } else {
+            bpf_sk_lookup_udp(skb.ctx.cast(), &mut tuple, A::SIZE, THIS_NAMESPACE, 0)
+        }
+    };
+    if socket.is_null() {
+        return false;
+    }
+    // SAFETY: not null, so a socket that we hold until it is released.
+    unsafe {
+        let connected = if is_tcp { (*socket).state != LISTEN } else { (*socket).dst_port != 0 };
+        bpf_sk_release(socket.cast());
+        connected
+    }
+}
+
+/// Implements the tables of one family on its maps. Map statics cannot be generic, so this is the one
+/// place where their names stand.
+macro_rules! tables {
+    ($address:ty, $masquerade:ident, $interest_frontends:ident, $interest_backends:ident, $services:ident,
+     $service:ident, $slots:ident, $backends:ident, $flows:ident, $details:ident, $spill:ident,
+     $spill_details:ident, $masquerades:ident, $affinity:ident, $ranges:ident, $counters:ident) => {
+        impl Tables<$address> for Kernel {
+            #[inline(always)]
+            fn interest_frontend(&self, bit: u32) -> bool {
+                let (word, mask) = interest::word(bit);
+                maps::$interest_frontends.get(word).is_some_and(|word| word & mask != 0)
+            }
+
+            #[inline(always)]
+            fn interest_backend(&self, bit: u32) -> bool {
+                let (word, mask) = interest::word(bit);
+                maps::$interest_backends.get(word).is_some_and(|word| word & mask != 0)
+            }
+
+            #[inline(always)]
+            fn service_ref(&self, key: &ServiceKey<$address>) -> Option<ServiceRef> {
+                // SAFETY: 8 bytes of plain data, copied at once.
+                unsafe { maps::$services.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn service(&self, number: u32) -> Option<Service> {
+                let record = maps::$service.get_ptr(number)?;
+                // SAFETY: a value of an array map; plain integers that may be torn, which the versions tell.
+                // Volatile reads stay in the order in which they stand.
+                unsafe {
+                    Some(Service {
+                        before: read_volatile(&raw const (*record).before),
+                        flags: read_volatile(&raw const (*record).flags),
+                        affinity_seconds: read_volatile(&raw const (*record).affinity_seconds),
+                        cluster_first: read_volatile(&raw const (*record).cluster_first),
+                        cluster_count: read_volatile(&raw const (*record).cluster_count),
+                        local_first: read_volatile(&raw const (*record).local_first),
+                        local_count: read_volatile(&raw const (*record).local_count),
+                        after: read_volatile(&raw const (*record).after),
+                    })
+                }
+            }
+
+            #[inline(always)]
+            fn slot(&self, index: u32) -> Option<BackendRef> {
+                maps::$slots.get(index).copied()
+            }
+
+            #[inline(always)]
+            fn backend(&self, number: u32) -> Option<Backend<$address>> {
+                let backend = maps::$backends.get_ptr(number)?;
+                // SAFETY: a value of an array map; generation and state come first, see the type.
+                unsafe {
+                    Some(Backend {
+                        generation: read_volatile(&raw const (*backend).generation),
+                        port: read_volatile(&raw const (*backend).port),
+                        state: read_volatile(&raw const (*backend).state),
+                        flags: read_volatile(&raw const (*backend).flags),
+                        zero: 0,
+                        service: read_volatile(&raw const (*backend).service),
+                        address: read_volatile(&raw const (*backend).address),
+                    })
+                }
+            }
+
+            #[inline(always)]
+            fn affinity(&self, key: &AffinityKey<$address>) -> Option<Affinity> {
+                // SAFETY: 8 bytes of plain data, copied at once.
+                unsafe { maps::$affinity.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn set_affinity(&self, key: &AffinityKey<$address>, value: &Affinity) -> bool {
+                maps::$affinity.insert(key, value, BPF_ANY.into()).is_ok()
+            }
+
+            #[inline(always)]
+            fn in_source_range(&self, key: &SourceRangeKey<$address>) -> bool {
+                let data = maps::SourceRange { service: key.service, address: key.address };
+                maps::$ranges.get(&Key::new(key.prefix_length, data)).is_some()
+            }
+
+            #[inline(always)]
+            fn masquerade(&self, key: &MasqueradeKey<$address>) -> Option<Masquerade<$address>> {
+                // SAFETY: plain data, copied at once; an entry that changes hands meanwhile had expired.
+                unsafe { maps::$masquerades.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn insert_masquerade(&self, key: &MasqueradeKey<$address>, value: &Masquerade<$address>) -> bool {
+                maps::$masquerades.insert(key, value, BPF_NOEXIST.into()).is_ok()
+            }
+
+            #[inline(always)]
+            fn take_masquerade(
+                &self,
+                key: &MasqueradeKey<$address>,
+                expected: u32,
+                value: &Masquerade<$address>,
+            ) -> bool {
+                let Some(entry) = maps::$masquerades.get_ptr_mut(key) else { return false };
+                // SAFETY: a value of a hash map that stays allocated while this program runs; the exchange
+                // lets one rival through.
+                unsafe {
+                    let seen = &raw mut (*entry).seen;
+                    let (_, won) = atomic_cxchg::<u32, { AtomicOrdering::SeqCst }, { AtomicOrdering::SeqCst }>(
+                        seen, expected, value.seen,
+                    );
+                    if !won {
+                        return false;
+                    }
+                    (*entry).client = value.client;
+                    (*entry).client_port = value.client_port;
+                    (*entry).state = value.state;
+                }
+                true
+            }
+
+            #[inline(always)]
+            fn renew_masquerade(&self, key: &MasqueradeKey<$address>, state: u8, now: Tick) {
+                if let Some(entry) = maps::$masquerades.get_ptr_mut(key) {
+                    // SAFETY: as in `take_masquerade`; single stores.
+                    unsafe {
+                        write_volatile(&raw mut (*entry).state, state);
+                        write_volatile(&raw mut (*entry).seen, now.0);
+                    }
+                }
+            }
+
+            #[inline(always)]
+            fn remove_masquerade(&self, key: &MasqueradeKey<$address>) {
+                // That it is gone already is as good.
+                let _gone = maps::$masquerades.remove(key);
+            }
+
+            #[inline(always)]
+            fn has_socket(&self, key: &MasqueradeKey<$address>) -> bool {
+                has_socket(self.skb, key)
+            }
+
+            #[inline(always)]
+            fn masquerade_address(&self, device: &Device) -> $address {
+                device.$masquerade
+            }
+
+            #[inline(always)]
+            fn peek(&self, place: Place, key: &FlowKey<$address>, by: By, way: &mut Way<$address>) -> Peek {
+                let map =
+                    if place.spill { maps::$spill.get_ptr(place.bucket) } else { maps::$flows.get_ptr(place.bucket) };
+                map.map_or(Peek::MISS, |bucket| read_bucket(bucket, key, by, way))
+            }
+
+            #[inline(always)]
+            fn locked(&self, place: Place, change: impl Change<$address>) -> Option<u32> {
+                let (bucket, details) = if place.spill {
+                    (maps::$spill.get_ptr_mut(place.bucket)?, maps::$spill_details.get_ptr_mut(place.bucket)?)
+                } else {
+                    (maps::$flows.get_ptr_mut(place.bucket)?, maps::$details.get_ptr_mut(place.bucket)?)
+                };
+                Some(with_lock(bucket, details, change))
+            }
+
+            #[inline(always)]
+            fn touch(&self, place: Place, way: u32, now: Tick) {
+                let map = if place.spill {
+                    maps::$spill.get_ptr_mut(place.bucket)
+                } else {
+                    maps::$flows.get_ptr_mut(place.bucket)
+                };
+                if let Some(bucket) = map
+                    && (way as usize) < WAYS
+                {
+                    // SAFETY: a value of an array map and an index within it; a single store.
+                    unsafe {
+                        let ways = (&raw mut (*bucket).body.ways).cast::<Way<$address>>();
+                        write_volatile(&raw mut (*ways.add(way as usize)).seen, now.0);
+                    }
+                }
+            }
+
+            #[inline(always)]
+            fn count_service(&self, number: u32, event: ServiceEvent) {
+                if let Some(counters) = maps::$counters.get_ptr_mut(number) {
+                    // SAFETY: this CPU's value.
+                    let counters: &mut ServiceCounters = unsafe { &mut *counters };
+                    match event {
+                        ServiceEvent::Flow => counters.flows += 1,
+                        ServiceEvent::Refused => counters.refused += 1,
+                        ServiceEvent::Dropped => counters.dropped += 1,
+                    }
+                }
+            }
+        }
+    };
+}
+
+tables!(
+    Addr4,
+    masquerade4,
+    INTEREST_FRONTENDS4,
+    INTEREST_BACKENDS4,
+    SERVICES4,
+    SERVICE4,
+    SLOTS4,
+    BACKENDS4,
+    FLOWS4,
+    FLOW_DETAILS4,
+    SPILL4,
+    SPILL_DETAILS4,
+    MASQUERADE4,
+    AFFINITY4,
+    SOURCE_RANGES4,
+    SERVICE_COUNTERS4
+);
+tables!(
+    Addr6,
+    masquerade6,
+    INTEREST_FRONTENDS6,
+    INTEREST_BACKENDS6,
+    SERVICES6,
+    SERVICE6,
+    SLOTS6,
+    BACKENDS6,
+    FLOWS6,
+    FLOW_DETAILS6,
+    SPILL6,
+    SPILL_DETAILS6,
+    MASQUERADE6,
+    AFFINITY6,
+    SOURCE_RANGES6,
+    SERVICE_COUNTERS6
+);

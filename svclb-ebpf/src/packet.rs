@@ -1,0 +1,178 @@
+//! `sk_buff` as a [`Packet`].
+//!
+//! Headers are read and written through the pointers to the linear part, which costs a few
+//! instructions; a header that lies outside of it (rare: drivers put headers into the linear part) goes
+//! through the helpers. The pointers are loaded anew for each access, because helpers invalidate
+//! them and the verifier wants to see each check.
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::generated::{
+    bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
+    bpf_skb_store_bytes,
+};
+use core::mem::MaybeUninit;
+use svclb_common::packet::{MAX_SUM, Packet};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+/// `BPF_F_PSEUDO_HDR`: the checksum covers a pseudo header.
+const PSEUDO_HEADER: u64 = 1 << 4;
+/// `BPF_ADJ_ROOM_MAC`: room between link layer and network header.
+const ROOM_MAC: u32 = 1;
+/// Headers end before this offset, a bound that the verifier needs.
+const MAX_OFFSET: usize = 4096;
+/// Bytes summed at once.
+const CHUNK: usize = 64;
+
+/// A packet at a `tc` hook.
+#[derive(Clone, Copy)]
+pub(crate) struct Skb {
+    /// The context that the kernel gave the program.
+    pub(crate) ctx: *mut __sk_buff,
+}
+
+impl Skb {
+    /// Start of `T` at `offset` in the linear part, if all of it is there.
+    #[inline(always)]
+    fn linear<T>(&self, offset: usize) -> Option<*mut T> {
+        // SAFETY: the kernel hands a valid context to the program; the verifier rewrites the loads.
+        let (data, end) = unsafe { ((*self.ctx).data as usize, (*self.ctx).data_end as usize) };
+        let start = data + offset;
+        if start + size_of::<T>() > end {
+            return None;
+        }
+        Some(start as *mut T)
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
+    fn length(&self) -> u32 {
+        // SAFETY: as in `linear`.
+        unsafe { (*self.ctx).len }
+    }
+
+    #[inline(always)]
+    fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        if let Some(start) = self.linear::<T>(offset) {
+            // SAFETY: `linear` checked that all of T is there; T is valid for any bytes (FromBytes). A
+            // misaligned load is what BPF does on every machine that the verifier allows it on.
+            return Some(unsafe { *start });
+        }
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper writes all size_of::<T>() bytes or fails.
+        let failed = unsafe {
+            bpf_skb_load_bytes(self.ctx.cast(), offset as u32, value.as_mut_ptr().cast(), size_of::<T>() as u32)
+        };
+        if failed != 0 {
+            return None;
+        }
+        // SAFETY: written in full by the helper; T is valid for any bytes.
+        Some(unsafe { value.assume_init() })
+    }
+
+    #[inline(always)]
+    fn write<T: IntoBytes + Immutable + Copy>(&mut self, offset: usize, value: &T) -> Option<()> {
+        if offset > MAX_OFFSET {
+            return None;
+        }
+        if let Some(start) = self.linear::<T>(offset) {
+            // SAFETY: `linear` checked the bounds; T is plain bytes without padding (IntoBytes).
+            unsafe { *start = *value };
+            return Some(());
+        }
+        // SAFETY: the helper checks the bounds.
+        let failed = unsafe {
+            bpf_skb_store_bytes(self.ctx, offset as u32, core::ptr::from_ref(value).cast(), size_of::<T>() as u32, 0)
+        };
+        (failed == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn add_l4_checksum(&mut self, offset: usize, difference: u32, pseudo: bool) -> Option<()> {
+        let flags = if pseudo { PSEUDO_HEADER } else { 0 };
+        // SAFETY: the helper checks the bounds. A size of 0 in the flags means that `to` is a difference.
+        let failed = unsafe { bpf_l4_csum_replace(self.ctx, offset as u32, 0, difference as u64, flags) };
+        (failed == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: usize, length: usize) -> Option<u32> {
+        let mut total = 0u32;
+        let mut done = 0;
+        let mut chunks = 0;
+        let mut buffer = [0u64; CHUNK / 8];
+        while chunks < MAX_SUM / CHUNK {
+            if done + CHUNK > length {
+                break;
+            }
+            total = self.sum_chunk(&mut buffer, offset + done, CHUNK as u32, total)?;
+            done += CHUNK;
+            chunks += 1;
+        }
+        let rest = (length - done) as u32;
+        if rest == 0 {
+            return Some(total);
+        }
+        buffer = [0; CHUNK / 8];
+        // One bit more than needed for CHUNK - 1, so that the verifier sees a bound and not 0.
+        if rest as usize >= CHUNK {
+            return None;
+        }
+        self.sum_chunk(&mut buffer, offset + done, rest, total)
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, length: u32) -> Option<()> {
+        // SAFETY: the helper checks everything.
+        (unsafe { bpf_skb_change_tail(self.ctx, length, 0) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, _l3: usize, bytes: u32) -> Option<()> {
+        // SAFETY: the helper checks everything; it knows itself where the network header starts.
+        (unsafe { bpf_skb_adjust_room(self.ctx, bytes as i32, ROOM_MAC, 0) } == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn is_segmented(&self) -> bool {
+        // SAFETY: as in `linear`.
+        unsafe { (*self.ctx).gso_size != 0 }
+    }
+
+    #[inline(always)]
+    fn device(&self) -> u32 {
+        // SAFETY: as in `linear`.
+        unsafe { (*self.ctx).ifindex }
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u16 {
+        // SAFETY: as in `linear`.
+        unsafe { (*self.ctx).tc_index as u16 }
+    }
+
+    #[inline(always)]
+    fn set_mark(&mut self, mark: u16) {
+        // SAFETY: as in `linear`; tc_index may be written by tc programs.
+        unsafe { (*self.ctx).tc_index = mark as u32 };
+    }
+}
+
+impl Skb {
+    /// Adds up to a chunk of the packet to `total`. What follows the `length` bytes in the buffer must be
+    /// zero.
+    #[inline(always)]
+    fn sum_chunk(&self, buffer: &mut [u64; CHUNK / 8], offset: usize, length: u32, total: u32) -> Option<u32> {
+        // SAFETY: `length` is between 1 and the size of the buffer; the helper checks the packet.
+        let failed = unsafe { bpf_skb_load_bytes(self.ctx.cast(), offset as u32, buffer.as_mut_ptr().cast(), length) };
+        if failed != 0 {
+            return None;
+        }
+        // SAFETY: the whole buffer is initialised, and its size a multiple of 4.
+        let sum = unsafe { bpf_csum_diff(core::ptr::null_mut(), 0, buffer.as_mut_ptr().cast(), CHUNK as u32, total) };
+        Some(sum as u32)
+    }
+}

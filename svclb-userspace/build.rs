@@ -1,0 +1,132 @@
+//! Builds the kernel object from ../svclb-ebpf with a compiler that can, and puts it at `$OUT_DIR/svclb.o`
+//! for `bpf::load` to embed.
+//!
+//! The compiler is, in this order: the rustc named by `SVCLB_BPF_RUSTC`, rustup's nightly with the component
+//! rust-src, Debian's rustc with rust-web-src. `SVCLB_BPF_OBJECT` names an object that is built already. Where
+//! none of them is there, or bpf-linker is missing, an empty object is embedded and the build goes on with a
+//! warning: everything but loading it works, and `svclb agent` says what to install.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Name of the symbol that every reachable panic refers to.
+const PANIC_SYMBOL: &[u8] = b"panicking";
+
+fn main() {
+    for name in ["SVCLB_BPF_OBJECT", "SVCLB_BPF_RUSTC", "PATH"] {
+        println!("cargo::rerun-if-env-changed={name}");
+    }
+    for path in ["build.rs", "../svclb-ebpf", "../svclb-common", "../Cargo.lock"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let object = match kernel_object(&out) {
+        Ok(bytes) => bytes,
+        Err(Missing(what)) => {
+            println!("cargo::warning=the kernel object is not built: {what}; `cargo xtask setup` installs it");
+            Vec::new()
+        }
+    };
+    fs::write(out.join("svclb.o"), object).expect("the build folder is writable");
+}
+
+/// What keeps the object from being built here.
+struct Missing(String);
+
+fn kernel_object(out: &Path) -> Result<Vec<u8>, Missing> {
+    if let Some(path) = env::var_os("SVCLB_BPF_OBJECT") {
+        println!("cargo::rerun-if-changed={}", Path::new(&path).display());
+        return fs::read(&path).map_err(|error| {
+            Missing(format!("SVCLB_BPF_OBJECT={} cannot be read: {error}", Path::new(&path).display()))
+        });
+    }
+    let rustc = compiler().ok_or_else(|| {
+        Missing(String::from("no rustc with the source of its core library (Debian: rustc-web rust-web-src; rustup: nightly with rust-src)"))
+    })?;
+    if !runs("bpf-linker") {
+        return Err(Missing(String::from("bpf-linker is not in PATH")));
+    }
+    build(&rustc, out)
+}
+
+/// Finds a rustc that can build core for BPF.
+fn compiler() -> Option<PathBuf> {
+    if let Some(path) = env::var_os("SVCLB_BPF_RUSTC") {
+        return Some(path.into());
+    }
+    let nightly = sysroot(Command::new("rustup").args(["run", "nightly", "rustc"]));
+    if let Some(root) = nightly.filter(|root| has_core(root)) {
+        return Some(root.join("bin/rustc"));
+    }
+    let debian = PathBuf::from("/usr/bin/rustc");
+    sysroot(&mut Command::new(&debian)).filter(|root| has_core(root)).map(|_| debian)
+}
+
+fn sysroot(command: &mut Command) -> Option<PathBuf> {
+    let output = without_cargo(command).args(["--print", "sysroot"]).output().ok()?;
+    output.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+fn has_core(sysroot: &Path) -> bool {
+    sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").exists()
+}
+
+fn runs(program: &str) -> bool {
+    Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
+}
+
+/// Takes away what cargo set for the build that this script is part of.
+fn without_cargo(command: &mut Command) -> &mut Command {
+    for name in [
+        "RUSTC",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_BUILD_TARGET",
+        "RUSTUP_TOOLCHAIN",
+    ] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn build(rustc: &Path, out: &Path) -> Result<Vec<u8>, Missing> {
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
+    let flags = [
+        format!("--cfg=bpf_target_arch=\"{arch}\""),
+        String::from("-Cdebuginfo=2"),
+        String::from("-Ctarget-cpu=v3"),
+        String::from("-Clink-arg=--btf"),
+        // Without it memory copies become calls, which kernel 6.1 refuses under a spin lock.
+        String::from("-Clink-arg=--disable-expand-memcpy-in-order"),
+    ];
+    let target = out.join("bpf");
+    let cargo: OsString = env::var_os("CARGO").expect("cargo sets it");
+    let output = without_cargo(&mut Command::new(cargo))
+        .args(["build", "--release", "--package", "svclb-ebpf", "--bins", "-Zbuild-std=core"])
+        .args(["--target", "bpfel-unknown-none", "--manifest-path", "../svclb-ebpf/Cargo.toml", "--target-dir"])
+        .arg(&target)
+        .env("RUSTC", rustc)
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+        .output()
+        .map_err(|error| Missing(format!("cargo does not start: {error}")))?;
+    assert!(
+        output.status.success(),
+        "building the kernel object with {} failed:\n{}",
+        rustc.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let path = target.join("bpfel-unknown-none/release/svclb-ebpf");
+    let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    // A panic would become a jump to itself, which the verifier reports in words that help nobody.
+    assert!(
+        !bytes.windows(PANIC_SYMBOL.len()).any(|window| window == PANIC_SYMBOL),
+        "the kernel object can panic: look for an index, a slice or a division that is not checked"
+    );
+    Ok(bytes)
+}
