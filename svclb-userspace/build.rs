@@ -12,8 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Name of the symbol that every reachable panic refers to.
-const PANIC_SYMBOL: &[u8] = b"panicking";
+/// Part of the symbol of every function through which core panics.
+const PANIC_SYMBOL: &[u8] = b"4core9panicking";
 
 fn main() {
     for name in ["SVCLB_BPF_OBJECT", "SVCLB_BPF_RUSTC", "PATH"] {

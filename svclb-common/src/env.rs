@@ -6,11 +6,12 @@
 
 use crate::addr::{Addr4, Addr6, Address};
 use crate::config::Config;
-use crate::flow_table::{By, Change, FlowKey};
+use crate::flow_table::{self, By, Change, FlowKey, Inserted, Lookup, NewFlow};
 use crate::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Device, Masquerade, MasqueradeKey, Service, ServiceKey, ServiceRef,
     SourceRangeKey, Way,
 };
+use crate::snat_port::{self, Claim};
 use crate::verdict::Counter;
 
 /// Time in units of 16 jiffies since some moment, modulo 2^32: 16 ms at 1000 Hz, 160 ms at 100 Hz.
@@ -99,6 +100,28 @@ pub trait Tables<A: Address> {
     fn peek(&self, place: Place, key: &FlowKey<A>, by: By, way: &mut Way<A>) -> Peek;
     /// Applies a change with the bucket's lock held; `None` if there is no such bucket.
     fn locked(&self, place: Place, change: impl Change<A>) -> Option<u32>;
+    /// [`flow_table::find_entry`]. The kernel makes it a function that the verifier checks once, not at each
+    /// call; so it does with the other methods that have a body here.
+    fn find_entry(&self, lookup: &mut Lookup<A>, by: By) -> bool
+    where
+        Self: Env + Sized,
+    {
+        flow_table::find_entry(self, lookup, by)
+    }
+    /// [`flow_table::insert`].
+    fn insert(&self, entry: &mut NewFlow<A>, over: bool) -> Inserted
+    where
+        Self: Env + Sized,
+    {
+        flow_table::insert(self, entry, over)
+    }
+    /// [`snat_port::enter`].
+    fn enter_claim(&self, claim: &mut Claim<A>) -> bool
+    where
+        Self: Env + Sized,
+    {
+        snat_port::enter(self, claim)
+    }
     /// Stores `seen` of a way without the lock: harmless should the way have changed hands meanwhile.
     fn touch(&self, place: Place, way: u32, now: Tick);
     /// SERVICE_COUNTERS.

@@ -189,8 +189,9 @@ struct Ports {
     destination: Be16,
 }
 
-/// Reads network and transport header.
-#[inline(always)]
+/// Reads network and transport header. A function of its own, so that its buffers are off the stack again
+/// when the packet goes on.
+#[inline(never)]
 pub fn headers<A: Network, P: Packet>(packet: &P, l3: usize, headers: &mut Headers<A>) -> Result<(), Counter> {
     let network = A::network(packet, l3)?;
     let l4 = network.l4;
@@ -219,9 +220,12 @@ pub fn quoted_ports<P: Packet>(packet: &P, l4: usize) -> Option<(Be16, Be16)> {
     Some((ports.source, ports.destination))
 }
 
-/// Family and offset of the network header behind an Ethernet header and up to two VLAN tags.
+/// Family (`true` for IPv6) and offset of the network header.
+pub type Link = Result<(bool, usize), Counter>;
+
+/// Looks behind an Ethernet header and up to two VLAN tags.
 #[inline(always)]
-pub fn link_layer<P: Packet>(packet: &P) -> Result<(bool, usize), Counter> {
+pub fn link_layer<P: Packet>(packet: &P) -> Link {
     let ethernet: Ethernet = packet.read(0).ok_or(Counter::Malformed)?;
     let mut kind = ethernet.ethertype;
     let mut l3 = size_of::<Ethernet>();
@@ -241,9 +245,9 @@ pub fn link_layer<P: Packet>(packet: &P) -> Result<(bool, usize), Counter> {
     }
 }
 
-/// Family of a packet without a link-layer header.
+/// Looks at a packet without a link-layer header.
 #[inline(always)]
-pub fn bare_ip<P: Packet>(packet: &P) -> Result<(bool, usize), Counter> {
+pub fn bare_ip<P: Packet>(packet: &P) -> Link {
     // Two bytes, as a check for one is compiled to a comparison from which the verifier learns nothing.
     let first: [u8; 2] = packet.read(0).ok_or(Counter::Malformed)?;
     match first[0] >> 4 {

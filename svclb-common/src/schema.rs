@@ -219,7 +219,7 @@ pub struct SourceRangeKey<A> {
 
 /// Key of MASQUERADE: the reply side of a masqueraded flow.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, FromBytes, Immutable, KnownLayout)]
 pub struct MasqueradeKey<A> {
     /// The node's address.
     pub ours: A,
@@ -237,7 +237,7 @@ pub struct MasqueradeKey<A> {
 
 /// Value of MASQUERADE.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, FromBytes, Immutable, KnownLayout)]
 pub struct Masquerade<A> {
     /// The client's address.
     pub client: A,

@@ -9,9 +9,19 @@ pub enum Verdict {
     Translate,
     /// The packet was turned into its own answer (TCP reset, ICMP port unreachable) and goes back out
     /// of the device it came from.
-    Refuse,
+    Refuse(Refusal),
     /// Dropped, for the reason given.
     Drop(DropReason),
+}
+
+/// Why a packet was refused. Each reason has its own [`Counter`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Refusal {
+    /// See [`Counter::RefusedNoEndpoint`].
+    NoEndpoint = Counter::RefusedNoEndpoint as u8,
+    /// See [`Counter::RefusedUnknownPort`].
+    UnknownPort = Counter::RefusedUnknownPort as u8,
 }
 
 /// Declares counters: a number once given is never used for something else.

@@ -2,7 +2,7 @@
 
 use crate::maps;
 use crate::packet::Skb;
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, bpf_sock, bpf_sock_tuple};
+use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp, bpf_spin_lock as lock,
@@ -14,12 +14,13 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use svclb_common::addr::{Addr4, Addr6, Address};
 use svclb_common::config::Config;
 use svclb_common::env::{Env, Peek, Place, ServiceEvent, TICK_SHIFT, Tables, Tick};
-use svclb_common::flow_table::{By, Change, FlowKey};
+use svclb_common::flow_table::{self, By, Change, FlowKey, Inserted, Lookup, NewFlow};
 use svclb_common::interest;
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Masquerade, MasqueradeKey, Service,
     ServiceCounters, ServiceKey, ServiceRef, SourceRangeKey, WAYS, Way,
 };
+use svclb_common::snat_port::{self, Claim};
 use svclb_common::verdict::Counter;
 use svclb_common::wire::protocol;
 
@@ -47,6 +48,14 @@ pub(crate) struct Kernel {
     pub(crate) config: &'static Config,
     /// The packet, as helpers want it.
     pub(crate) skb: Skb,
+}
+
+impl Kernel {
+    /// For what looks only at tables.
+    #[inline(always)]
+    const fn without_packet(config: &'static Config) -> Self {
+        Self { config, skb: Skb { ctx: core::ptr::null_mut() } }
+    }
 }
 
 impl Env for Kernel {
@@ -217,13 +226,73 @@ fn has_socket<A: SocketTuple>(skb: Skb, key: &MasqueradeKey<A>) -> bool {
     }
 }
 
+/// Numbers of the variants of [`Inserted`], as they cross a call.
+const INSERTED_NEW: u32 = Inserted::New as u32;
+const INSERTED_REPLACED: u32 = Inserted::Replaced as u32;
+const INSERTED_EXISTING: u32 = Inserted::Existing as u32;
+const INSERTED_CONFLICT: u32 = Inserted::Conflict as u32;
+
 /// Implements the tables of one family on its maps. Map statics cannot be generic, so this is the one
 /// place where their names stand.
+/// Functions with C linkage are verified once, on their own, whoever calls them: without them the search
+/// through the ways of a bucket would be followed anew on every path that leads to it, millions of
+/// instructions in all.
 macro_rules! tables {
     ($address:ty, $masquerade:ident, $interest_frontends:ident, $interest_backends:ident, $services:ident,
      $service:ident, $slots:ident, $backends:ident, $flows:ident, $details:ident, $spill:ident,
-     $spill_details:ident, $masquerades:ident, $affinity:ident, $ranges:ident, $counters:ident) => {
+     $spill_details:ident, $find_entry:ident, $insert:ident, $enter_claim:ident, $masquerades:ident, $affinity:ident, $ranges:ident, $counters:ident) => {
+        /// [`flow_table::find_entry`] for one family.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $find_entry(lookup: *mut Lookup<$address>, by_backend: u32) -> u32 {
+            // SAFETY: the verifier lets only callers pass that give a whole Lookup.
+            let (Some(config), Some(lookup)) = (maps::CONFIG.get(0), unsafe { lookup.as_mut() }) else { return 0 };
+            let by = if by_backend != 0 { By::Backend } else { By::Frontend };
+            u32::from(flow_table::find_entry(&Kernel::without_packet(config), lookup, by))
+        }
+
+        /// [`flow_table::insert`] for one family.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $insert(new: *mut NewFlow<$address>, over: u32) -> u32 {
+            // SAFETY: the verifier lets only callers pass that give a whole NewFlow.
+            let (Some(config), Some(new)) = (maps::CONFIG.get(0), unsafe { new.as_mut() }) else {
+                return Inserted::Full as u32;
+            };
+            flow_table::insert(&Kernel::without_packet(config), new, over != 0) as u32
+        }
+
+        /// [`snat_port::enter`] for one family.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $enter_claim(ctx: *mut __sk_buff, claim: *mut Claim<$address>) -> u32 {
+            // SAFETY: the verifier lets only callers pass that give a whole Claim.
+            let (Some(config), Some(claim)) = (maps::CONFIG.get(0), unsafe { claim.as_ref() }) else { return 0 };
+            u32::from(snat_port::enter(&Kernel { config, skb: Skb { ctx } }, claim))
+        }
+
         impl Tables<$address> for Kernel {
+            #[inline(always)]
+            fn enter_claim(&self, claim: &mut Claim<$address>) -> bool {
+                $enter_claim(self.skb.ctx, claim) != 0
+            }
+
+            #[inline(always)]
+            fn find_entry(&self, lookup: &mut Lookup<$address>, by: By) -> bool {
+                $find_entry(lookup, u32::from(by == By::Backend)) != 0
+            }
+
+            #[inline(always)]
+            fn insert(&self, new: &mut NewFlow<$address>, over: bool) -> Inserted {
+                match $insert(new, u32::from(over)) {
+                    INSERTED_NEW => Inserted::New,
+                    INSERTED_REPLACED => Inserted::Replaced,
+                    INSERTED_EXISTING => Inserted::Existing,
+                    INSERTED_CONFLICT => Inserted::Conflict,
+                    _ => Inserted::Full,
+                }
+            }
+
             #[inline(always)]
             fn interest_frontend(&self, bit: u32) -> bool {
                 let (word, mask) = interest::word(bit);
@@ -427,6 +496,9 @@ tables!(
     FLOW_DETAILS4,
     SPILL4,
     SPILL_DETAILS4,
+    find_entry4,
+    insert4,
+    enter_claim4,
     MASQUERADE4,
     AFFINITY4,
     SOURCE_RANGES4,
@@ -445,6 +517,9 @@ tables!(
     FLOW_DETAILS6,
     SPILL6,
     SPILL_DETAILS6,
+    find_entry6,
+    insert6,
+    enter_claim6,
     MASQUERADE6,
     AFFINITY6,
     SOURCE_RANGES6,

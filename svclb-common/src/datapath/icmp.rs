@@ -27,9 +27,9 @@ use crate::schema::MasqueradeKey;
 use crate::verdict::{Counter, Verdict};
 use crate::wire::{icmp, ipv4, protocol};
 
-/// The quoted packet of an error, or why the message is none of ours.
-#[inline(always)]
-fn quoted<A: Network, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<(), Counter> {
+/// Reads the quoted packet of an error, or says why the message is none of ours. Comes before the rest.
+#[inline(never)]
+pub fn quoted<A: Network, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<(), Counter> {
     let outer = &work.headers;
     let message: icmp::Icmp = packet.read(outer.l4).ok_or(Counter::Malformed)?;
     let is_error = if A::IS_V6 { icmp::is_error::<true>(message.kind) } else { icmp::is_error::<false>(message.kind) };
@@ -46,12 +46,9 @@ fn quoted<A: Network, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<(), C
     Ok(())
 }
 
-/// An ICMP packet enters the node.
+/// An ICMP error enters the node.
 #[inline(never)]
 pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Verdict {
-    if let Err(why) = quoted(packet, work) {
-        return pass(env, why);
-    }
     let inner = &work.quoted;
     let now = env.now();
     let (sender, receiver) = (inner.sender(), inner.receiver());
@@ -89,12 +86,9 @@ fn towards<A: Network, P: Packet, E: Env>(packet: &mut P, env: &E, work: &Work<A
     translated(env, done, Counter::IcmpTranslated)
 }
 
-/// An ICMP packet leaves the node.
+/// An ICMP error leaves the node.
 #[inline(never)]
 pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Verdict {
-    if let Err(why) = quoted(packet, work) {
-        return pass(env, why);
-    }
     let inner = &work.quoted;
     let now = env.now();
     let (sender, receiver, protocol) = (inner.sender(), inner.receiver(), inner.protocol);

@@ -5,93 +5,99 @@
 //! first packet got.
 
 use super::{Work, drop, translated};
-use crate::addr::Endpoint;
-use crate::env::{Env, Tables, Tick};
-use crate::flow_table::{self, By, FlowKey, Found};
+use crate::addr::{Be16, Endpoint};
+use crate::env::{Env, Tables};
+use crate::flow_table::{self, By, FlowKey};
 use crate::packet::Packet;
-use crate::parse::{Headers, Network};
+use crate::parse::Network;
 use crate::rewrite::{Side, rewrite};
-use crate::schema::MasqueradeKey;
+use crate::schema::{Masquerade, MasqueradeKey};
 use crate::snat_port;
 use crate::verdict::{Counter, DropReason, Verdict};
 
 /// A packet to what may be a backend leaves the node. `None`: its flow is unknown or keeps its source.
-#[inline(never)]
+#[inline(always)]
 pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(
     packet: &mut P,
     env: &E,
     work: &mut Work<A>,
 ) -> Option<Verdict> {
+    if !find(env, work) {
+        return None;
+    }
+    if work.claim.key.our_port == Be16::ZERO
+        && let Some(reason) = settle(packet, env, work)
+    {
+        return Some(drop(env, reason));
+    }
+    let ours = Endpoint::new(work.claim.key.ours, work.claim.key.our_port);
+    let done = rewrite(packet, &work.headers, Side::Source, &ours);
+    Some(translated(env, done, Counter::RequestMasqueraded))
+}
+
+/// Whether the packet belongs to a masqueraded flow. What it is sent from is then in the key of `work.claim`; port
+/// 0 if that is not settled.
+#[inline(never)]
+fn find<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> bool {
     let headers = &work.headers;
     let now = env.now();
     work.lookup.key = FlowKey { client: headers.sender(), other: headers.receiver(), protocol: headers.protocol };
     if !flow_table::find(env, &mut work.lookup, By::Backend, now) {
-        return None;
+        return false;
     }
-    let found = &work.lookup.found;
-    if !found.way.meta().is_masqueraded() {
-        return None;
+    let meta = work.lookup.found.way.meta();
+    if !meta.is_masqueraded() {
+        return false;
     }
-    let ours = match flow_table::masquerade_of(env, found, now) {
-        Some((ours, renew)) => {
-            if renew {
-                env.renew_masquerade(&reply_key(headers, ours), found.way.meta().state().0, now);
-            }
-            ours
-        }
-        None => match settle(packet, env, headers, found, now) {
-            Ok(ours) => ours,
-            Err(reason) => return Some(drop(env, reason)),
-        },
-    };
-    let done = rewrite(packet, headers, Side::Source, &ours);
-    Some(translated(env, done, Counter::RequestMasqueraded))
-}
-
-/// Key under which the reply to a request from `ours` will be found.
-#[inline(always)]
-fn reply_key<A: Network>(headers: &Headers<A>, ours: Endpoint<A>) -> MasqueradeKey<A> {
-    MasqueradeKey {
-        ours: ours.address,
+    let key = &mut work.claim.key;
+    *key = MasqueradeKey {
+        ours: A::default(),
         remote: headers.destination,
-        our_port: ours.port,
+        our_port: Be16::ZERO,
         remote_port: headers.destination_port,
         protocol: headers.protocol,
         zero: [0; 3],
+    };
+    if let Some((ours, renew)) = flow_table::masquerade_of(env, &work.lookup.found, now) {
+        key.ours = ours.address;
+        key.our_port = ours.port;
+        if renew {
+            env.renew_masquerade(key, meta.state().0, now);
+        }
     }
+    true
 }
 
 /// Gives a flow its address and port. Of two CPUs that do so at once the loser gives its port back.
-#[inline(always)]
-fn settle<A: Network, P: Packet, E: Env + Tables<A>>(
-    packet: &P,
-    env: &E,
-    headers: &Headers<A>,
-    found: &Found<A>,
-    now: Tick,
-) -> Result<Endpoint<A>, DropReason> {
-    let device = env.device(packet.device()).ok_or(DropReason::NoMasqueradeAddress)?;
+#[inline(never)]
+fn settle<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &mut Work<A>) -> Option<DropReason> {
+    let Some(device) = env.device(packet.device()) else { return Some(DropReason::NoMasqueradeAddress) };
     let address = Tables::<A>::masquerade_address(env, &device);
     if address == A::default() {
-        return Err(DropReason::NoMasqueradeAddress);
+        return Some(DropReason::NoMasqueradeAddress);
     }
-    let client = headers.sender();
-    let state = found.way.meta().state();
-    let port = snat_port::allocate(env, address, headers.receiver(), headers.protocol, client, state, now)
-        .ok_or(DropReason::MasqueradeExhausted)?;
-    let ours = Endpoint::new(address, port);
-    match flow_table::set_masquerade(env, found, ours, now) {
-        Some(holds) if holds == ours => {
-            env.count(Counter::MasqueradeAllocated);
-            Ok(ours)
-        }
-        Some(holds) => {
-            env.remove_masquerade(&reply_key(headers, ours));
-            Ok(holds)
-        }
-        None => {
-            env.remove_masquerade(&reply_key(headers, ours));
-            Err(DropReason::Inconsistent)
-        }
+    let (claim, found) = (&mut work.claim, &work.lookup.found);
+    let now = env.now();
+    claim.key.ours = address;
+    claim.value = Masquerade {
+        client: work.headers.source,
+        client_port: work.headers.source_port,
+        state: found.way.meta().state().0,
+        zero: 0,
+        seen: now.0,
+    };
+    if !snat_port::allocate(env, claim) {
+        return Some(DropReason::MasqueradeExhausted);
     }
+    let ours = Endpoint::new(address, claim.key.our_port);
+    let holds = flow_table::set_masquerade(env, found, ours, now);
+    if holds == Some(ours) {
+        env.count(Counter::MasqueradeAllocated);
+        return None;
+    }
+    env.remove_masquerade(&claim.key);
+    let Some(holds) = holds else { return Some(DropReason::Inconsistent) };
+    claim.key.ours = holds.address;
+    claim.key.our_port = holds.port;
+    None
 }

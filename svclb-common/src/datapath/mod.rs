@@ -19,11 +19,12 @@ pub mod request;
 use self::refuse::Answer;
 use crate::addr::{Addr4, Addr6, Address};
 use crate::env::{Env, Tables};
-use crate::flow_table::Lookup;
+use crate::flow_table::{Lookup, NewFlow};
 use crate::interest;
 use crate::packet::Packet;
 use crate::parse::{self, Headers, Network};
-use crate::schema::{Detail, Way};
+use crate::select::{Choice, Chosen};
+use crate::snat_port::Claim;
 use crate::verdict::{Counter, DropReason, Verdict};
 use crate::wire::protocol;
 
@@ -63,9 +64,13 @@ pub struct Work<A: Address> {
     /// The flow that is looked for.
     pub lookup: Lookup<A>,
     /// The flow that is made.
-    pub flow: Way<A>,
-    /// Its detail.
-    pub detail: Detail<A>,
+    pub new: NewFlow<A>,
+    /// Who may serve it.
+    pub choice: Choice,
+    /// Who shall serve it.
+    pub chosen: Chosen<A>,
+    /// The port that it is to be sent from.
+    pub claim: Claim<A>,
     /// The device's program.
     pub attachment: Attachment,
 }
@@ -118,7 +123,7 @@ fn translated<E: Env>(env: &E, done: Option<()>, counter: Counter) -> Verdict {
 }
 
 #[inline(always)]
-fn network_layer<P: Packet>(packet: &P, attachment: Attachment) -> Result<(bool, usize), Counter> {
+fn network_layer<P: Packet>(packet: &P, attachment: Attachment) -> parse::Link {
     if attachment.ethernet { parse::link_layer(packet) } else { parse::bare_ip(packet) }
 }
 
@@ -151,7 +156,10 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     work.attachment = attachment;
     let headers = &work.headers;
     if headers.protocol == A::ICMP {
-        return icmp::ingress(packet, env, work);
+        return match icmp::quoted(packet, work) {
+            Ok(()) => icmp::ingress(packet, env, work),
+            Err(why) => pass(env, why),
+        };
     }
     let protocol = headers.protocol;
     let from_backend = interest::is_backend(env, headers.sender(), protocol);
@@ -166,7 +174,10 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
         return verdict;
     }
     if to_frontend {
-        return request::ingress(packet, env, work);
+        return match request::ingress(packet, env, work) {
+            Verdict::Refuse(why) => refuse::refuse(packet, env, work, why),
+            verdict => verdict,
+        };
     }
     pass(env, Counter::NoService)
 }
@@ -198,7 +209,10 @@ fn egress_of<A: Network, P: Packet, E: Env + Tables<A>>(
     }
     let headers = &work.headers;
     if headers.protocol == A::ICMP {
-        return icmp::egress(packet, env, work);
+        return match icmp::quoted(packet, work) {
+            Ok(()) => icmp::egress(packet, env, work),
+            Err(why) => pass(env, why),
+        };
     }
     let protocol = headers.protocol;
     let to_backend = interest::is_backend(env, headers.receiver(), protocol);

@@ -16,7 +16,7 @@ use crate::env::{Env, Tables};
 use crate::packet::Packet;
 use crate::parse::{Headers, Network};
 use crate::rewrite::is_partial;
-use crate::verdict::{Counter, DropReason, Verdict};
+use crate::verdict::{Counter, DropReason, Refusal, Verdict};
 use crate::wire::ethernet::{Ethernet, Mac};
 use crate::wire::{icmp, ipv4, ipv6, protocol, tcp, udp};
 use zerocopy::IntoBytes;
@@ -35,7 +35,7 @@ pub fn refuse<A: Answer, P: Packet, E: Env + Tables<A>>(
     packet: &mut P,
     env: &E,
     work: &Work<A>,
-    why: Counter,
+    why: Refusal,
 ) -> Verdict {
     let headers = &work.headers;
     let is_reset = headers.protocol == protocol::TCP && headers.tcp_flags & tcp::flag::RST != 0;
@@ -50,8 +50,11 @@ pub fn refuse<A: Answer, P: Packet, E: Env + Tables<A>>(
     if done.is_none() || (work.attachment.ethernet && turn_around(packet).is_none()) {
         return drop(env, DropReason::RefusalFailed);
     }
-    env.count(why);
-    Verdict::Refuse
+    env.count(match why {
+        Refusal::NoEndpoint => Counter::RefusedNoEndpoint,
+        Refusal::UnknownPort => Counter::RefusedUnknownPort,
+    });
+    Verdict::Refuse(why)
 }
 
 /// Swaps the MAC addresses.

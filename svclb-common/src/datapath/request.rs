@@ -1,6 +1,5 @@
 //! A request at ingress: its destination becomes a backend.
 
-use super::refuse::{self, Answer};
 use super::{Work, drop, pass, translated};
 use crate::addr::Endpoint;
 use crate::conntrack::{Direction, State};
@@ -9,35 +8,59 @@ use crate::flow_table::{self, By, FlowKey, Inserted, Meta};
 use crate::packet::Packet;
 use crate::parse::Network;
 use crate::rewrite::{Side, rewrite};
-use crate::schema::{Backend, BackendRef, Detail, Service, ServiceRef};
-use crate::select::{self, Eligibility, Eligible, affinity};
+use crate::schema::{Detail, ServiceRef};
+use crate::select::{self, Choice, Eligibility, affinity};
 use crate::service::{self, Frontend, role};
-use crate::verdict::{Counter, DropReason, Verdict};
+use crate::verdict::{Counter, DropReason, Refusal, Verdict};
 use crate::wire::{protocol, tcp::flag};
 
 /// Backends that are tried for a client whose port already talks to the one picked.
 const PICKS: u32 = 4;
 
-/// Translates a packet whose destination may be a frontend.
+/// Translates a packet whose destination may be a frontend. A refusal is the caller's to carry out.
+///
+/// The steps are functions of their own, one after the other, so that their stacks do not add up.
+#[inline(always)]
+pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Verdict {
+    let known = find(env, work);
+    if known != Known::GoesOn {
+        if let Some(verdict) = locate(packet, env, work) {
+            return verdict;
+        }
+        if let Some(reason) = choose(env, work, known == Known::IsOver) {
+            Tables::<A>::count_service(env, work.choice.service, ServiceEvent::Dropped);
+            return drop(env, reason);
+        }
+        Tables::<A>::count_service(env, work.choice.service, ServiceEvent::Flow);
+    }
+    translate(packet, env, work)
+}
+
+/// What the flow table says of a request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    /// No such flow.
+    No,
+    /// It is a packet of this flow.
+    GoesOn,
+    /// There is an entry, but another flow begins in its place.
+    IsOver,
+}
+
+/// Looks for the flow of the packet, and notes the packet if it belongs to it.
 #[inline(never)]
-pub fn ingress<A: Answer, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Verdict {
+fn find<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> Known {
     let headers = &work.headers;
     let now = env.now();
     work.lookup.key = FlowKey { client: headers.sender(), other: headers.receiver(), protocol: headers.protocol };
-    let known = flow_table::find(env, &mut work.lookup, By::Frontend, now);
-    if known && goes_on(env, work) {
-        flow_table::note(env, &mut work.lookup.found, Direction::Original, work.headers.tcp_flags, now);
-        return translate(packet, env, work);
+    if !flow_table::find(env, &mut work.lookup, By::Frontend, now) {
+        return Known::No;
     }
-    let headers = &work.headers;
-    if headers.protocol == protocol::TCP && headers.tcp_flags & flag::RST != 0 {
-        return pass(env, Counter::ResetWithoutFlow);
+    if !goes_on(env, work) {
+        return Known::IsOver;
     }
-    match service::frontend(env, headers) {
-        Frontend::Port(reference) => begin(packet, env, work, reference, known),
-        Frontend::UnknownPort => refuse::refuse(packet, env, work, Counter::RefusedUnknownPort),
-        Frontend::None => pass(env, Counter::NoService),
-    }
+    flow_table::note(env, &mut work.lookup.found, Direction::Original, work.headers.tcp_flags, now);
+    Known::GoesOn
 }
 
 /// Whether a packet belongs to the flow that was found, rather than beginning another in its place. UDP
@@ -58,7 +81,7 @@ fn goes_on<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> bool {
 }
 
 /// Sends the packet to the backend of the flow in `work.lookup`.
-#[inline(always)]
+#[inline(never)]
 fn translate<A: Network, P: Packet, E: Env>(packet: &mut P, env: &E, work: &Work<A>) -> Verdict {
     let way = &work.lookup.found.way;
     let done = rewrite(packet, &work.headers, Side::Destination, &way.backend_endpoint());
@@ -68,77 +91,62 @@ fn translate<A: Network, P: Packet, E: Env>(packet: &mut P, env: &E, work: &Work
     translated(env, done, Counter::RequestTranslated)
 }
 
-/// The first packet of a flow, or one that needs another backend (`again`).
-#[inline(always)]
-fn begin<A: Answer, P: Packet, E: Env + Tables<A>>(
-    packet: &mut P,
-    env: &E,
-    work: &mut Work<A>,
-    reference: ServiceRef,
-    again: bool,
-) -> Verdict {
-    let number = reference.number;
-    let client = work.headers.source;
-    let Some(service) = service::record::<A, E>(env, number) else {
-        return drop(env, DropReason::Inconsistent);
+/// Finds out who may serve the first packet of a flow: fills in `work.choice`, or says what becomes of the
+/// packet.
+#[inline(never)]
+fn locate<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &mut Work<A>) -> Option<Verdict> {
+    let headers = &work.headers;
+    if headers.protocol == protocol::TCP && headers.tcp_flags & flag::RST != 0 {
+        return Some(pass(env, Counter::ResetWithoutFlow));
+    }
+    let ServiceRef { number, scope, .. } = match service::frontend(env, headers) {
+        Frontend::Port(reference) => reference,
+        Frontend::UnknownPort => return Some(Verdict::Refuse(Refusal::UnknownPort)),
+        Frontend::None => return Some(pass(env, Counter::NoService)),
     };
-    if !select::admits(env, &service, number, reference.scope, client) {
+    let Some(service) = service::record::<A, E>(env, number) else {
+        return Some(drop(env, DropReason::Inconsistent));
+    };
+    if !select::admits(env, &service, number, scope, headers.source) {
         Tables::<A>::count_service(env, number, ServiceEvent::Dropped);
-        return drop(env, DropReason::SourceRange);
+        return Some(drop(env, DropReason::SourceRange));
     }
     let by_pod_device = env.device(packet.device()).is_some_and(|device| device.role == role::POD);
-    let origin = select::origin(env.config(), client, by_pod_device);
-    let list = match select::eligible(env.config(), &service, reference.scope, origin) {
-        Eligibility::List(list) => list,
+    let origin = select::origin(env.config(), headers.source, by_pod_device);
+    match select::eligible(env.config(), &service, scope, origin) {
+        Eligibility::List(list) => {
+            let affinity = select::affinity_ticks(env.config(), &service);
+            work.choice = Choice { list, service: number, affinity };
+            None
+        }
         Eligibility::NoEndpoint => {
             Tables::<A>::count_service(env, number, ServiceEvent::Refused);
-            return refuse::refuse(packet, env, work, Counter::RefusedNoEndpoint);
+            Some(Verdict::Refuse(Refusal::NoEndpoint))
         }
         Eligibility::Drop(reason) => {
             Tables::<A>::count_service(env, number, ServiceEvent::Dropped);
-            return drop(env, reason);
-        }
-    };
-    work.detail = Detail { service: number, ..Detail::default() };
-    match choose(env, work, &service, &list, again) {
-        Ok(()) => {
-            Tables::<A>::count_service(env, number, ServiceEvent::Flow);
-            translate(packet, env, work)
-        }
-        Err(reason) => {
-            Tables::<A>::count_service(env, number, ServiceEvent::Dropped);
-            drop(env, reason)
+            Some(drop(env, reason))
         }
     }
 }
 
-/// Picks a backend and enters the flow, which is in `work.lookup` afterwards.
-#[inline(always)]
-fn choose<A: Network, E: Env + Tables<A>>(
-    env: &E,
-    work: &mut Work<A>,
-    service: &Service,
-    list: &Eligible,
-    again: bool,
-) -> Result<(), DropReason> {
+/// Picks a backend and enters the flow, which is in `work.lookup` afterwards. `again`: the client has an
+/// entry that this one replaces.
+#[inline(never)]
+fn choose<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>, again: bool) -> Option<DropReason> {
     let now = env.now();
-    let (number, client) = (work.detail.service, work.headers.source);
-    let sticky = service.affinity_seconds > 0;
+    let client = work.headers.source;
+    let sticky = work.choice.affinity > 0;
     let mut reason = DropReason::Inconsistent;
     let mut attempt = 0;
     while attempt < PICKS {
-        let mut chosen = None;
-        if sticky && attempt == 0 {
-            chosen = affinity::recall(env, number, service, client, list, now);
-        }
-        let recalled = chosen.is_some();
-        if chosen.is_none() {
-            chosen = select::pick(env, list);
-        }
+        let recalled = sticky && attempt == 0 && affinity::recall(env, &work.choice, client, now, &mut work.chosen);
         attempt += 1;
-        let Some((backend_ref, backend)) = chosen else { continue };
-        prepare(work, list, &backend, backend_ref, now);
-        match flow_table::insert(env, &work.flow, &work.detail, again, &mut work.lookup) {
+        if !recalled && !select::pick(env, &work.choice.list, &mut work.chosen) {
+            continue;
+        }
+        prepare(work, now);
+        match flow_table::enter(env, &mut work.new, &mut work.lookup, again) {
             Inserted::New => env.count(Counter::FlowCreated),
             Inserted::Replaced => {
                 let repicked = again && work.headers.protocol != protocol::TCP;
@@ -147,7 +155,7 @@ fn choose<A: Network, E: Env + Tables<A>>(
             Inserted::Existing => {
                 // Another CPU entered this flow in between; its backend holds.
                 if flow_table::find(env, &mut work.lookup, By::Frontend, now) {
-                    return Ok(());
+                    return None;
                 }
                 continue;
             }
@@ -155,28 +163,29 @@ fn choose<A: Network, E: Env + Tables<A>>(
                 reason = DropReason::TupleTaken;
                 continue;
             }
-            Inserted::Full => return Err(DropReason::FlowTableFull),
+            Inserted::Full => return Some(DropReason::FlowTableFull),
         }
         if sticky {
             if recalled {
                 env.count(Counter::AffinityUsed);
             }
-            affinity::remember(env, number, client, backend_ref, now);
+            affinity::remember(env, &work.choice, client, work.chosen.reference, now);
         }
-        work.lookup.found.way = work.flow;
-        return Ok(());
+        work.lookup.found.way = work.new.way;
+        return None;
     }
-    Err(reason)
+    Some(reason)
 }
 
-/// Fills in the flow between the packet's ends and a backend.
-#[inline(always)]
-fn prepare<A: Network>(work: &mut Work<A>, list: &Eligible, backend: &Backend<A>, backend_ref: BackendRef, now: Tick) {
-    let headers = &work.headers;
+/// Fills in the flow between the packet's ends and the backend that was chosen.
+#[inline(never)]
+fn prepare<A: Network>(work: &mut Work<A>, now: Tick) {
+    let (headers, chosen) = (&work.headers, &work.chosen);
     // A pod that reaches itself would answer itself directly if it saw its own address.
-    let masquerade = list.masquerade || headers.source == backend.address;
+    let masquerade = work.choice.list.masquerade || headers.source == chosen.backend.address;
     let flags = if masquerade { Meta::MASQUERADE } else { 0 };
     let meta = Meta::new(headers.protocol, State::first(headers.protocol), flags);
-    let backend = Endpoint::new(backend.address, backend.port);
-    work.flow = flow_table::new_flow(headers.sender(), headers.receiver(), backend, meta, backend_ref, now);
+    let backend = Endpoint::new(chosen.backend.address, chosen.backend.port);
+    work.new.detail = Detail { service: work.choice.service, ..Detail::default() };
+    work.new.way = flow_table::new_flow(headers.sender(), headers.receiver(), backend, meta, chosen.reference, now);
 }

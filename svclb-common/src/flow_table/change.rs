@@ -4,12 +4,12 @@
 //! lock and unlock, and whether a closure is inlined is up to the compiler. For the same reason results are
 //! small integers, and everything that a change needs is read before.
 
-use super::entry::{By, FlowKey, Found};
+use super::entry::{By, FlowKey, Found, NewFlow};
 use crate::addr::{Address, Be16, Endpoint};
 use crate::config::Config;
 use crate::conntrack::{self, Direction};
 use crate::env::{Peek, Tick};
-use crate::schema::{Body, Detail, Details, WAYS, Way};
+use crate::schema::{Body, Details, WAYS, Way};
 
 /// A change of one bucket, or a look into it.
 pub trait Change<A: Address> {
@@ -53,16 +53,14 @@ pub(super) mod entered {
 /// Enters a flow. `over` allows to replace a live entry of the same client and frontend.
 pub(super) struct Enter<'a, A: Address> {
     pub(super) config: &'a Config,
-    pub(super) flow: &'a Way<A>,
-    pub(super) detail: &'a Detail<A>,
+    pub(super) new: &'a mut NewFlow<A>,
     pub(super) over: bool,
-    pub(super) displaced: &'a mut (Endpoint<A>, u8),
 }
 
 impl<A: Address> Change<A> for Enter<'_, A> {
     #[inline(always)]
     fn apply(self, body: &mut Body<A>, details: &mut Details<A>) -> u32 {
-        let flow = self.flow;
+        let flow = &self.new.way;
         let now = Tick(flow.seen);
         let client = flow.client_endpoint();
         let protocol = flow.meta & 3;
@@ -93,9 +91,10 @@ impl<A: Address> Change<A> for Enter<'_, A> {
             return entered::FULL;
         };
         let old = way.meta();
-        *self.displaced = (way.client_endpoint(), old.protocol());
+        let displaced = (way.client_endpoint(), old.protocol());
         *way = *flow;
-        *detail = *self.detail;
+        *detail = self.new.detail;
+        self.new.displaced = displaced;
         if result == entered::NEW && old.is_used() { entered::DISPLACED } else { result }
     }
 }

@@ -3,7 +3,7 @@
 use crate::addr::{Address, Endpoint};
 use crate::conntrack::State;
 use crate::env::{Place, Tick};
-use crate::schema::{BackendRef, Way};
+use crate::schema::{BackendRef, Detail, Way};
 use crate::wire::protocol;
 
 /// Field `meta` of a way: protocol, state and flags.
@@ -165,6 +165,21 @@ pub struct Lookup<A: Address> {
     pub key: FlowKey<A>,
     /// What was found.
     pub found: Found<A>,
+}
+
+/// A flow to be entered.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct NewFlow<A: Address> {
+    /// The entry.
+    pub way: Way<A>,
+    /// What belongs to it.
+    pub detail: Detail<A>,
+    /// Where an older entry of the same client and frontend stands is a SPILL bucket.
+    pub from_spill: bool,
+    /// Answer: it stands in SPILL now.
+    pub in_spill: bool,
+    /// Client and protocol of the way that it took over.
+    pub(super) displaced: (Endpoint<A>, u8),
 }
 
 /// A new entry.

@@ -19,13 +19,13 @@ pub mod entry;
 
 use self::change::{Advance, CountOverflow, Enter, ReadMasquerade, Remove, Search, SettleMasquerade, entered};
 pub use self::change::{Change, RENEW_TICKS};
-pub use self::entry::{By, FlowKey, Found, Lookup, Meta, new_flow};
+pub use self::entry::{By, FlowKey, Found, Lookup, Meta, NewFlow, new_flow};
 use crate::addr::{Address, Endpoint};
 use crate::config::Config;
 use crate::conntrack::{self, Direction};
 use crate::env::{Env, Peek, Place, Tables, Tick};
 use crate::hash;
-use crate::schema::{Detail, Way};
+use crate::schema::Way;
 use crate::verdict::Counter;
 
 /// Home bucket and SPILL bucket of a client.
@@ -49,9 +49,9 @@ fn find_in<A: Address, T: Tables<A>>(tables: &T, place: Place, key: &FlowKey<A>,
     tables.locked(place, Search { key, by, way }).map_or(Peek::MISS, Peek)
 }
 
-/// Finds an entry, live or expired, and says where.
-#[inline(never)]
-fn find_entry<A: Address, E: Env + Tables<A>>(env: &E, lookup: &mut Lookup<A>, by: By) -> bool {
+/// Finds an entry, live or expired, and says where. Called through [`Tables::find_entry`].
+#[inline(always)]
+pub fn find_entry<A: Address, E: Env + Tables<A>>(env: &E, lookup: &mut Lookup<A>, by: By) -> bool {
     let Lookup { key, found } = lookup;
     let (home, spill) = places(env.config(), key.client, key.protocol);
     found.place = home;
@@ -67,7 +67,7 @@ fn find_entry<A: Address, E: Env + Tables<A>>(env: &E, lookup: &mut Lookup<A>, b
 /// Finds a live flow.
 #[inline(always)]
 pub fn find<A: Address, E: Env + Tables<A>>(env: &E, lookup: &mut Lookup<A>, by: By, now: Tick) -> bool {
-    find_entry(env, lookup, by) && {
+    env.find_entry(lookup, by) && {
         let way = &lookup.found.way;
         !env.config().expired(way.meta().state(), way.seen, now)
     }
@@ -95,28 +95,17 @@ fn count_overflow<A: Address, T: Tables<A>>(tables: &T, home: Place, more: bool)
     tables.locked(home, CountOverflow { more });
 }
 
-/// Enters a flow. `over`: a live entry of the same client and frontend is replaced, at its place. `lookup` is
-/// working memory.
-#[inline(never)]
-pub fn insert<A: Address, E: Env + Tables<A>>(
-    env: &E,
-    flow: &Way<A>,
-    detail: &Detail<A>,
-    over: bool,
-    lookup: &mut Lookup<A>,
-) -> Inserted {
+/// Places a flow in a bucket: at home, else in SPILL. Called through [`Tables::insert`] by [`enter`].
+#[inline(always)]
+pub fn insert<A: Address, E: Env + Tables<A>>(env: &E, new: &mut NewFlow<A>, over: bool) -> Inserted {
     let config = env.config();
-    let protocol = flow.meta().protocol();
-    lookup.key = FlowKey { client: flow.client_endpoint(), other: flow.frontend_endpoint(), protocol };
-    let (home, spill) = places(config, lookup.key.client, protocol);
-    let mut displaced = (Endpoint::default(), 0);
+    let (home, spill) = places(config, new.way.client_endpoint(), new.way.meta().protocol());
     // An entry that stands in SPILL is replaced there, not doubled at home.
-    let mut place = if find_entry(env, lookup, By::Frontend) { lookup.found.place } else { home };
-    let mut result;
+    let mut place = if new.from_spill { spill } else { home };
     let mut counted = false;
+    let mut result;
     loop {
-        let enter = Enter { config, flow, detail, over, displaced: &mut displaced };
-        result = env.locked(place, enter).unwrap_or(entered::FULL);
+        result = env.locked(place, Enter { config, new, over }).unwrap_or(entered::FULL);
         if result != entered::FULL || place.spill {
             break;
         }
@@ -124,17 +113,19 @@ pub fn insert<A: Address, E: Env + Tables<A>>(
         count_overflow::<A, E>(env, home, true);
         counted = true;
     }
+    let placed = result == entered::NEW || result == entered::DISPLACED;
+    new.in_spill = place.spill && placed;
     if place.spill {
-        settle_spill(env, home, lookup, counted, &mut result);
-    }
-    if result == entered::DISPLACED {
-        if place.spill {
-            count_overflow::<A, E>(env, places(config, displaced.0, displaced.1).0, false);
+        if placed != counted {
+            count_overflow::<A, E>(env, home, placed);
         }
-        result = entered::NEW;
+        if result == entered::DISPLACED {
+            let (client, protocol) = new.displaced;
+            count_overflow::<A, E>(env, places(config, client, protocol).0, false);
+        }
     }
     match result {
-        entered::NEW => Inserted::New,
+        entered::NEW | entered::DISPLACED => Inserted::New,
         entered::REPLACED => Inserted::Replaced,
         entered::EXISTING => Inserted::Existing,
         entered::CONFLICT => Inserted::Conflict,
@@ -142,31 +133,30 @@ pub fn insert<A: Address, E: Env + Tables<A>>(
     }
 }
 
-/// After an attempt in SPILL: keeps the home bucket's count right (`counted`: this flow is in it already), and
-/// looks home again, where another CPU may have placed the same flow in a way that became free just now.
+/// Enters a flow. `lookup` holds the answer to the search for it that came before; `over`: the live entry found
+/// there is replaced, at its place.
 #[inline(always)]
-fn settle_spill<A: Address, E: Env + Tables<A>>(
+pub fn enter<A: Address, E: Env + Tables<A>>(
     env: &E,
-    home: Place,
+    new: &mut NewFlow<A>,
     lookup: &mut Lookup<A>,
-    counted: bool,
-    result: &mut u32,
-) {
-    let placed = *result == entered::NEW || *result == entered::DISPLACED;
-    if placed != counted {
-        count_overflow::<A, E>(env, home, placed);
-    }
-    if !placed {
-        return;
+    over: bool,
+) -> Inserted {
+    new.from_spill = Peek(lookup.found.index).is_found() && lookup.found.place.spill;
+    let inserted = env.insert(new, over);
+    if !new.in_spill {
+        return inserted;
     }
     env.count(Counter::FlowSpilled);
-    let (key, spilled) = (lookup.key, places(env.config(), lookup.key.client, lookup.key.protocol).1);
-    if find_entry(env, lookup, By::Frontend) && !lookup.found.place.spill {
-        if env.locked(spilled, Remove { key: &key }) == Some(1) {
+    // Another CPU may have placed the same flow at home, in a way that became free just now.
+    if env.find_entry(lookup, By::Frontend) && !lookup.found.place.spill {
+        let (home, spill) = places(env.config(), lookup.key.client, lookup.key.protocol);
+        if env.locked(spill, Remove { key: &lookup.key }) == Some(1) {
             count_overflow::<A, E>(env, home, false);
         }
-        *result = entered::EXISTING;
+        return Inserted::Existing;
     }
+    inserted
 }
 
 /// Notes a packet of a known flow: its time, and its state where the packet changes it. The common case

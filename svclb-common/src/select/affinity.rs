@@ -4,39 +4,39 @@
 //! of the port. Each new flow renews it. An entry is honoured only while its backend serves and is in
 //! the list that is used for this packet; else another backend is picked and remembered.
 
-use super::{Eligible, affinity_ticks, is_recent};
+use super::{Choice, Chosen, is_recent};
 use crate::addr::Address;
 use crate::env::{Env, Tables, Tick};
-use crate::schema::{Affinity, AffinityKey, Backend, BackendRef, Service};
+use crate::schema::{Affinity, AffinityKey, BackendRef};
 use crate::service::serving;
 use crate::verdict::Counter;
 
-/// The backend that the client had before, if it may have it again.
-#[inline(always)]
+/// Finds the backend that the client had before, if it may have it again.
+#[inline(never)]
 pub fn recall<A: Address, E: Env + Tables<A>>(
     env: &E,
-    number: u32,
-    service: &Service,
+    choice: &Choice,
     client: A,
-    list: &Eligible,
     now: Tick,
-) -> Option<(BackendRef, Backend<A>)> {
-    let entry = env.affinity(&AffinityKey { service: number, client })?;
-    if !is_recent(entry.seen, affinity_ticks(env.config(), service), now) {
-        return None;
+    chosen: &mut Chosen<A>,
+) -> bool {
+    let Some(entry) = env.affinity(&AffinityKey { service: choice.service, client }) else { return false };
+    if !is_recent(entry.seen, choice.affinity, now) {
+        return false;
     }
-    let backend = serving(env, entry.backend)?;
-    if backend.flags & list.list == 0 || backend.service != number {
-        return None;
+    let Some(backend) = serving(env, entry.backend) else { return false };
+    if backend.flags & choice.list.list == 0 || backend.service != choice.service {
+        return false;
     }
-    Some((entry.backend, backend))
+    *chosen = Chosen { reference: entry.backend, backend };
+    true
 }
 
 /// Remembers the backend of a new flow.
-#[inline(always)]
-pub fn remember<A: Address, E: Env + Tables<A>>(env: &E, number: u32, client: A, backend: BackendRef, now: Tick) {
+#[inline(never)]
+pub fn remember<A: Address, E: Env + Tables<A>>(env: &E, choice: &Choice, client: A, backend: BackendRef, now: Tick) {
     let entry = Affinity { backend, seen: now.0 };
-    if !env.set_affinity(&AffinityKey { service: number, client }, &entry) {
+    if !env.set_affinity(&AffinityKey { service: choice.service, client }, &entry) {
         env.count(Counter::AffinityFull);
     }
 }

@@ -22,8 +22,19 @@ pub struct Origin {
     pub outside_cidrs: bool,
 }
 
+/// Who may serve a new flow.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Choice {
+    /// The list.
+    pub list: Eligible,
+    /// Service number.
+    pub service: u32,
+    /// Ticks for which session affinity holds; 0 without it.
+    pub affinity: u32,
+}
+
 /// The list that serves a client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Eligible {
     /// First slot.
     pub first: u32,
@@ -100,14 +111,25 @@ pub fn admits<A: Address, T: Tables<A>>(tables: &T, service: &Service, number: u
         || tables.in_source_range(&SourceRangeKey { prefix_length: 32 + A::BITS, service: number, address: client })
 }
 
-/// Picks a backend at random; `None` if the slot names one that is gone, as may happen for an instant
+/// A backend and the reference by which it was found.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Chosen<A> {
+    /// Number and generation.
+    pub reference: BackendRef,
+    /// The backend.
+    pub backend: Backend<A>,
+}
+
+/// Picks a backend at random; `false` if the slot names one that is gone, as may happen for an instant
 /// while lists change.
-#[inline(always)]
-pub fn pick<A: Address, E: Env + Tables<A>>(env: &E, list: &Eligible) -> Option<(BackendRef, Backend<A>)> {
+#[inline(never)]
+pub fn pick<A: Address, E: Env + Tables<A>>(env: &E, list: &Eligible, chosen: &mut Chosen<A>) -> bool {
     // Multiply and shift spreads 32 random bits over `count` without a division.
     let n = ((env.random() as u64 * list.count as u64) >> 32) as u32;
-    let reference = Tables::<A>::slot(env, list.first + n)?;
-    Some((reference, serving(env, reference)?))
+    let Some(reference) = Tables::<A>::slot(env, list.first + n) else { return false };
+    let Some(backend) = serving(env, reference) else { return false };
+    *chosen = Chosen { reference, backend };
+    true
 }
 
 /// The time since which an affinity entry still holds.
