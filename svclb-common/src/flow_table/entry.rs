@@ -51,6 +51,7 @@ impl Meta {
 
     /// The same with another state.
     #[inline(always)]
+    #[must_use]
     pub const fn with_state(self, state: State) -> Self {
         Self(self.0 & !(15 << 2) | ((state.0 & 15) as u16) << 2)
     }

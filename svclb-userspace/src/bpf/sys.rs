@@ -12,6 +12,7 @@ const UPDATE_BATCH: i32 = 26;
 pub const LOCK: u64 = 4;
 
 /// The `batch` member of the kernel's `union bpf_attr`.
+#[expect(clippy::struct_field_names, reason = "the kernel's names")]
 #[repr(C)]
 #[derive(Default)]
 struct Batch {
@@ -70,6 +71,9 @@ pub fn read_array<T: Plain>(map: impl AsFd, entries: u32, locked: bool) -> io::R
 
 /// Writes many entries at once: a third of the time of single calls. On an error the entries before the failing
 /// one are written; their number is returned with the error.
+///
+/// # Panics
+/// If there are not as many values as keys.
 pub fn update_batch<K: Plain, V: Plain>(map: impl AsFd, keys: &[K], values: &[V]) -> Result<(), (usize, io::Error)> {
     assert_eq!(keys.len(), values.len(), "as many values as keys");
     if keys.is_empty() {
