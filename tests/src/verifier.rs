@@ -9,21 +9,6 @@ use anyhow::{Context, Result, bail, ensure};
 use svclb_common::config::Sizes;
 use svclb_userspace::bpf::load::{Object, Options, PROGRAMS};
 
-/// Maps just large enough to be made: what the verifier says does not depend on their sizes.
-const SMALL: Sizes = Sizes {
-    interest_frontends: 64,
-    interest_backends: 64,
-    frontends: 64,
-    services: 64,
-    slots: 64,
-    backends: 64,
-    flow_buckets: 64,
-    spill_buckets: 64,
-    masquerade: 64,
-    affinity: 64,
-    source_ranges: 64,
-};
-
 /// What one program costs on one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cost {
@@ -45,9 +30,9 @@ pub struct Report {
 }
 
 impl Report {
-    /// Loads the kernel object on this kernel, attached nowhere and pinned nowhere.
+    /// Loads the kernel object on this kernel, attached nowhere and pinned nowhere, with the smallest maps.
     pub fn of_this_kernel() -> Result<Self> {
-        let mut object = Object::load(&Options { bpffs: None, sizes: SMALL, test_mode: false })?;
+        let mut object = Object::load(&Options { bpffs: None, sizes: Sizes::for_memory(0), test_mode: false })?;
         let costs = PROGRAMS
             .iter()
             .map(|name| {
