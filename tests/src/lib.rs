@@ -2,4 +2,3 @@
 
 pub mod cluster;
 pub mod net;
-pub mod verifier;

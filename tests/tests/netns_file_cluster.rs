@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 use svclb_tests::net::{
-    Askers, Client, FileCluster, Lab, LabOptions, Manifests, PathKind, PodNetwork, Protocol, all_paths,
+    Askers, Client, FileCluster, Lab, LabOptions, Manifests, PathKind, PodNetwork, PolicyEngine, Protocol, all_paths,
 };
 
 const EXAMPLE: &str = include_str!("../../examples/httpd.yaml");
@@ -67,7 +67,7 @@ async fn every_path_of_the_example_is_asked_in_both_families_and_protocols() -> 
     let (lab, folder) = (Lab::new(LabOptions::default())?, tempfile::tempdir()?);
     let mut cluster = FileCluster::new(&lab, folder.path(), PodNetwork::Routed, Duration::ZERO)?;
     cluster.apply(&lab, &Manifests::parse(EXAMPLE)?)?;
-    let askers = Askers::new(&lab, PodNetwork::Routed, true)?;
+    let askers = Askers::new(&lab, PodNetwork::Routed, Some(&*PolicyEngine::start(&lab)?))?;
     let lines: BTreeSet<_> = all_paths(&lab, &askers, &cluster.state()).into_iter().map(|path| path.line).collect();
     for (v4, protocol) in [(true, Protocol::Tcp), (true, Protocol::Udp), (false, Protocol::Tcp), (false, Protocol::Udp)]
     {

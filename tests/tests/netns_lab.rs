@@ -54,7 +54,7 @@ async fn a_policy_lets_only_its_clients_in() -> Result<()> {
     node.enforce(&Policy {
         clients: friend.address().both().into(),
         backends: server.address().both().into(),
-        ports: vec![80],
+        ports: [80].into(),
     })?;
     let brief = Duration::from_millis(300);
     for address in server.address().both() {

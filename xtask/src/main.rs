@@ -18,7 +18,6 @@ mod run;
 mod setup;
 mod test;
 mod tidy;
-mod verifier;
 mod vm;
 
 /// Build, run and test svclb on this machine.
@@ -39,7 +38,6 @@ enum Command {
     Test(test::Args),
     Tidy(tidy::Args),
     Ci(ci::Args),
-    Verifier(verifier::Args),
     Vm(vm::Args),
     Kubectl(kubectl::Args),
 }
@@ -61,7 +59,6 @@ impl Command {
             Self::Test(args) => test::run(args),
             Self::Tidy(args) => tidy::run(args),
             Self::Ci(args) => ci::run(args),
-            Self::Verifier(args) => verifier::run(args),
             Self::Vm(args) => vm::run(args),
             Self::Kubectl(args) => kubectl::run(args),
         }

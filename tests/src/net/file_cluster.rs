@@ -10,6 +10,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,6 +29,7 @@ use super::{
     lab::Lab,
     manifests::Manifests,
     pod::{Pod, PodNetwork},
+    policy::PolicyEngine,
     state::{ClusterState, NamedPort, PodState, ports_of, selects},
 };
 
@@ -36,6 +38,7 @@ use super::{
 pub struct FileCluster {
     folder: PathBuf,
     network: PodNetwork,
+    policy: Option<Arc<PolicyEngine>>,
     grace: Duration,
     allocator: Allocator,
     workloads: BTreeMap<String, Workload>,
@@ -90,6 +93,7 @@ impl FileCluster {
         let cluster = Self {
             folder: folder.to_owned(),
             network,
+            policy: None,
             grace,
             allocator: Allocator::default(),
             workloads: BTreeMap::new(),
@@ -101,6 +105,11 @@ impl FileCluster {
         cluster.write("nodes.yaml", &nodes)?;
         cluster.publish()?;
         Ok(cluster)
+    }
+
+    /// From now on a network policy lets new pods in before they are written down.
+    pub fn set_policy(&mut self, policy: &Arc<PolicyEngine>) {
+        self.policy = Some(Arc::clone(policy));
     }
 
     /// The folder for `--manifests`.
@@ -174,6 +183,9 @@ impl FileCluster {
                 workload.pods.push(Running::start(lab, node, &pod, self.network, &want.template)?);
             }
             for running in &mut workload.pods {
+                if let Some(policy) = &self.policy {
+                    policy.admit_backend(running.state.address, want.answered.iter().copied())?;
+                }
                 want.answered.iter().try_for_each(|port| running.answerer.listen(*port))?;
             }
         } else {

@@ -37,7 +37,7 @@ pub use netns::Netns;
 pub use node::Node;
 pub use paths::{Askers, Expect, Line, Path, PathKind, Protocol, Seen, all_paths};
 pub use pod::{Pod, PodNetwork};
-pub use policy::Policy;
+pub use policy::{Policy, PolicyEngine};
 pub use probe::{Client, Connection, Datagrams, Failure, FailureKind, Outcome, Reply, SourcePort};
 pub use residue::Inventory;
 pub use round::{Effort, Fault, Found, go_round};

@@ -16,6 +16,7 @@ use super::{
     netns::Netns,
     node::Node,
     pod::{Pod, PodNetwork},
+    policy::PolicyEngine,
     state::{ClusterState, PodState},
 };
 
@@ -143,12 +144,15 @@ pub struct Askers {
 }
 
 impl Askers {
-    /// Makes the pods.
-    pub fn new(lab: &Lab, network: PodNetwork, with_forbidden: bool) -> Result<Self> {
+    /// Makes the pods; the policy, where there is one, lets in those that may ask.
+    pub fn new(lab: &Lab, network: PodNetwork, policy: Option<&PolicyEngine>) -> Result<Self> {
         let pods = lab.nodes().iter().map(|node| node.pod(&format!("client-{}", node.number()), network));
-        let pods = pods.collect::<Result<_>>()?;
-        let first = lab.node(NODES[0]);
-        let forbidden = if with_forbidden { Some(first.pod("forbidden", network)?) } else { None };
+        let pods: Vec<Pod> = pods.collect::<Result<_>>()?;
+        let mut forbidden = None;
+        if let Some(policy) = policy {
+            pods.iter().try_for_each(|pod| policy.admit_client(pod.address()))?;
+            forbidden = Some(lab.node(NODES[0]).pod("forbidden", network)?);
+        }
         Ok(Self { pods, forbidden })
     }
 }
@@ -158,6 +162,10 @@ pub fn all_paths(lab: &Lab, askers: &Askers, state: &ClusterState) -> Vec<Path> 
     let mut paths = Vec::new();
     for service in &state.services {
         let Some(spec) = &service.spec else { continue };
+        // Whose endpoints were written by hand leads to who knows where.
+        if spec.selector.as_ref().is_none_or(BTreeMap::is_empty) {
+            continue;
+        }
         let addresses = spec.cluster_ips.iter().flatten().filter_map(|address| address.parse::<IpAddr>().ok());
         for address in addresses {
             for port in spec.ports.iter().flatten() {

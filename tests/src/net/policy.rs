@@ -1,33 +1,78 @@
 //! A network policy in netfilter's FORWARD hook, as policy engines put it there.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{
+    collections::BTreeSet,
+    fmt::Write as _,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result, ensure};
 
-use super::{lab::Lab, link::feed, node::Node, paths::Askers, state::ClusterState};
+use super::{address::Pair, lab::Lab, link::feed, netns::Netns, node::Node};
 
 /// Who may talk to whom through a node. All else that is forwarded is dropped.
 #[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// The sources that may begin.
-    pub clients: Vec<IpAddr>,
+    pub clients: BTreeSet<IpAddr>,
     /// The pods that they may begin to.
-    pub backends: Vec<IpAddr>,
+    pub backends: BTreeSet<IpAddr>,
     /// The ports of the backends, TCP and UDP.
-    pub ports: Vec<u16>,
+    pub ports: BTreeSet<u16>,
 }
 
 /// The name of the table and its counter.
 const TABLE: &str = "lab_policy";
 
+/// Keeps a policy on all nodes of a lab in step with the pods, as a policy engine does: a pod is let in
+/// before anybody learns of it.
+#[derive(Debug)]
+pub struct PolicyEngine {
+    nodes: Vec<Netns>,
+    policy: Mutex<Policy>,
+}
+
+impl PolicyEngine {
+    /// Puts a policy into force that lets in the client outside and what nodes masquerade, to no pod yet.
+    pub fn start(lab: &Lab) -> Result<Arc<Self>> {
+        let mut policy = Policy::default();
+        policy.clients.extend(lab.client().address.both());
+        // Where one node masquerades, the other sees the first one's address.
+        for node in lab.nodes() {
+            policy.clients.extend(node.addresses_seen_elsewhere());
+        }
+        let nodes = lab.nodes().iter().map(|node| node.netns().clone()).collect();
+        let engine = Self { nodes, policy: Mutex::new(policy) };
+        engine.change(|_policy| ())?;
+        Ok(Arc::new(engine))
+    }
+
+    /// Lets a pod begin to backends.
+    pub fn admit_client(&self, pod: Pair) -> Result<()> {
+        self.change(|policy| policy.clients.extend(pod.both()))
+    }
+
+    /// Lets a pod be a backend on these ports, and begin to others and to itself.
+    pub fn admit_backend(&self, pod: Pair, ports: impl IntoIterator<Item = u16>) -> Result<()> {
+        self.change(|policy| {
+            policy.clients.extend(pod.both());
+            policy.backends.extend(pod.both());
+            policy.ports.extend(ports);
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Policy)) -> Result<()> {
+        let mut policy = self.policy.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut policy);
+        self.nodes.iter().try_for_each(|node| policy.enforce(node))
+    }
+}
+
 impl Node {
     /// Puts the policy into force, in place of an earlier one.
     pub fn enforce(&self, policy: &Policy) -> Result<()> {
-        let mut command = self.netns().command("nft");
-        command.args(["-f", "-"]);
-        let complaint = feed(&mut command, &policy.rules()).context("run nft (Debian: apt-get install nftables)")?;
-        ensure!(complaint.is_empty(), "nft in {}: {complaint}", self.name());
-        Ok(())
+        policy.enforce(self.netns())
     }
 
     /// How many packets the policy has dropped.
@@ -48,31 +93,12 @@ impl Node {
 }
 
 impl Policy {
-    /// Lets the asking pods, the client outside and the pods themselves in to the ports of the pods, and
-    /// nobody else.
-    pub fn for_services(lab: &Lab, askers: &Askers, state: &ClusterState) -> Self {
-        let mut policy = Self::default();
-        for pod in &state.pods {
-            policy.backends.extend(pod.address.both());
-            policy.ports.extend(pod.ports.iter().map(|port| port.port));
-        }
-        policy.ports.sort_unstable();
-        policy.ports.dedup();
-        policy.clients.clone_from(&policy.backends);
-        policy.clients.extend(lab.client().address.both());
-        for pod in &askers.pods {
-            policy.clients.extend(pod.address().both());
-        }
-        // Where one node masquerades, the other sees the first one's address.
-        for node in lab.nodes() {
-            policy.clients.extend(node.addresses_seen_elsewhere());
-        }
-        policy
-    }
-
-    /// Puts the policy into force on all nodes.
-    pub fn enforce(&self, lab: &Lab) -> Result<()> {
-        lab.nodes().iter().try_for_each(|node| node.enforce(self))
+    fn enforce(&self, node: &Netns) -> Result<()> {
+        let mut command = node.command("nft");
+        command.args(["-f", "-"]);
+        let complaint = feed(&mut command, &self.rules()).context("run nft (Debian: apt-get install nftables)")?;
+        ensure!(complaint.is_empty(), "nft in {}: {complaint}", node.label());
+        Ok(())
     }
 
     /// The whole table, as `nft -f` takes it.

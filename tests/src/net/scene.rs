@@ -21,7 +21,7 @@ use super::{
     manifests::Manifests,
     paths::{Askers, Line, all_paths},
     pod::{Pod, PodNetwork},
-    policy::Policy,
+    policy::PolicyEngine,
     probe::Client,
     round::{Effort, Found, go_round},
 };
@@ -67,7 +67,6 @@ pub struct Scene {
     /// The topology.
     pub lab: Lab,
     how: AgentCommand,
-    policy: bool,
     _folder: TempDir,
 }
 
@@ -81,8 +80,12 @@ impl Scene {
         let folder = tempfile::tempdir()?;
         let lab = Lab::new(options.lab)?;
         let network = options.network;
-        let cluster = FileCluster::new(&lab, &folder.path().join("manifests"), network, options.grace)?;
-        let askers = Askers::new(&lab, network, options.policy)?;
+        let mut cluster = FileCluster::new(&lab, &folder.path().join("manifests"), network, options.grace)?;
+        let policy = if options.policy { Some(PolicyEngine::start(&lab)?) } else { None };
+        if let Some(policy) = &policy {
+            cluster.set_policy(policy);
+        }
+        let askers = Askers::new(&lab, network, policy.as_deref())?;
         let how = AgentCommand {
             binary,
             source: vec!["--manifests".into(), cluster.folder().into()],
@@ -91,7 +94,7 @@ impl Scene {
             logs: folder.path().to_owned(),
         };
         let agents = BTreeMap::new();
-        let mut scene = Self { agents, askers, cluster, lab, how, policy: options.policy, _folder: folder };
+        let mut scene = Self { agents, askers, cluster, lab, how, _folder: folder };
         scene.apply(manifests)?;
         for node in NODES {
             scene.start_agent(node).await?;
@@ -102,9 +105,6 @@ impl Scene {
     /// Brings the cluster to other manifests. The agents follow a little later.
     pub fn apply(&mut self, manifests: &str) -> Result<()> {
         self.cluster.apply(&self.lab, &Manifests::parse(manifests)?)?;
-        if self.policy {
-            Policy::for_services(&self.lab, &self.askers, &self.cluster.state()).enforce(&self.lab)?;
-        }
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
-use svclb_tests::net::{ClusterState, FileCluster, Lab, Manifests, PodNetwork};
+use svclb_tests::net::{ClusterState, FileCluster, Lab, Manifests, PodNetwork, PolicyEngine};
 
 use super::source::Source;
 
@@ -17,8 +17,16 @@ pub(super) struct Files {
 }
 
 impl Files {
-    pub(super) fn new(lab: &Arc<Lab>, folder: &Path, network: PodNetwork) -> Result<Self> {
-        let cluster = FileCluster::new(lab, folder, network, GRACE)?;
+    pub(super) fn new(
+        lab: &Arc<Lab>,
+        folder: &Path,
+        network: PodNetwork,
+        policy: Option<&Arc<PolicyEngine>>,
+    ) -> Result<Self> {
+        let mut cluster = FileCluster::new(lab, folder, network, GRACE)?;
+        if let Some(policy) = policy {
+            cluster.set_policy(policy);
+        }
         Ok(Self { lab: Arc::clone(lab), cluster })
     }
 }

@@ -11,12 +11,12 @@ use std::{
 use anyhow::{Context, Result};
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use svclb_tests::net::{
-    Agent, AgentCommand, Askers, ClusterState, Effort, Found, Lab, Line, Manifests, Policy, all_paths, go_round,
+    Agent, AgentCommand, Askers, ClusterState, Effort, Found, Lab, Line, Manifests, PolicyEngine, all_paths, go_round,
 };
 
 use crate::repository;
 
-use super::{Args, files::Files, source::Source};
+use super::{Args, cluster::Cluster, files::Files, source::Source};
 
 /// What one round found.
 pub(super) struct Round {
@@ -39,7 +39,6 @@ pub(super) struct Stage {
     askers: Askers,
     source: Box<dyn Source>,
     lab: Arc<Lab>,
-    policy: bool,
     messages: Vec<String>,
     binary: PathBuf,
     /// Last: the agents write their logs there.
@@ -52,8 +51,13 @@ impl Stage {
         let folder = Folder::new()?;
         let lab = Arc::new(Lab::new(args.lab())?);
         let network = args.network();
-        let mut source: Box<dyn Source> = Box::new(Files::new(&lab, &folder.0.join("manifests"), network)?);
-        let askers = Askers::new(&lab, network, args.policy)?;
+        let policy = if args.policy { Some(PolicyEngine::start(&lab)?) } else { None };
+        let mut source: Box<dyn Source> = if args.cluster {
+            Box::new(Cluster::start(&lab, network, policy.as_ref())?)
+        } else {
+            Box::new(Files::new(&lab, &folder.0.join("manifests"), network, policy.as_ref())?)
+        };
+        let askers = Askers::new(&lab, network, policy.as_deref())?;
         let mut messages = source.apply(manifests)?;
         messages.extend(manifests.passed_over.iter().map(|what| format!("passed over: {what}")));
         let how = AgentCommand {
@@ -63,17 +67,8 @@ impl Stage {
             more: Vec::new(),
             logs: folder.0.clone(),
         };
-        let mut stage = Self {
-            agents: Vec::new(),
-            askers,
-            source,
-            lab,
-            policy: args.policy,
-            messages,
-            binary: binary.to_owned(),
-            folder,
-        };
-        stage.enforce_policy()?;
+        let mut stage = Self { agents: Vec::new(), askers, source, lab, messages, binary: binary.to_owned(), folder };
+        stage.route_load_balancers()?;
         for node in stage.lab.nodes() {
             eprintln!("starting the agent of {} ...", node.name());
             stage.agents.push(Agent::start(&stage.lab, node.number(), &how).await?);
@@ -85,7 +80,7 @@ impl Stage {
     pub(super) fn apply(&mut self, manifests: &Manifests) -> Result<()> {
         let said = self.source.apply(manifests)?;
         self.messages.extend(said);
-        self.enforce_policy()
+        self.route_load_balancers()
     }
 
     /// Requests over all paths.
@@ -137,16 +132,10 @@ impl Stage {
         Ok((text, file))
     }
 
-    /// Lets clients in to backends, and nobody else.
-    fn enforce_policy(&mut self) -> Result<()> {
+    /// Leads the addresses of load balancers to a node, as a cloud would.
+    fn route_load_balancers(&mut self) -> Result<()> {
         let state = self.source.state()?;
-        for address in load_balancer_addresses(&state) {
-            self.lab.route_load_balancer(address)?;
-        }
-        if !self.policy {
-            return Ok(());
-        }
-        Policy::for_services(&self.lab, &self.askers, &state).enforce(&self.lab)
+        load_balancer_addresses(&state).try_for_each(|address| self.lab.route_load_balancer(address))
     }
 }
 
@@ -172,9 +161,8 @@ impl Folder {
         let runs = repository::target().join("run");
         fs::create_dir_all(&runs).with_context(|| format!("make {}", runs.display()))?;
         for old in fs::read_dir(&runs)?.flatten() {
-            let owner = old.file_name().to_str().and_then(|name| name.parse().ok());
-            let gone = owner.is_none_or(|pid| kill(Pid::from_raw(pid), None) == Err(Errno::ESRCH));
-            if gone {
+            let owner = old.file_name().to_str().and_then(|name| name.parse().ok()).map(Pid::from_raw);
+            if owner.is_some_and(|pid| kill(pid, None) == Err(Errno::ESRCH)) {
                 fs::remove_dir_all(old.path()).with_context(|| format!("remove {}", old.path().display()))?;
             }
         }
