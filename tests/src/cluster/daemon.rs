@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{
@@ -36,7 +37,9 @@ impl Daemon {
         command
             .stdin(Stdio::null())
             .stdout(output.try_clone().context("share the log between stdout and stderr")?)
-            .stderr(output);
+            .stderr(output)
+            // Ctrl-C in a terminal is for the one who holds the guard.
+            .process_group(0);
         let child = spawn(command).with_context(|| format!("start {name}"))?;
         Ok(Self { name: name.to_owned(), child, log })
     }
