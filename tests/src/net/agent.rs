@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs::{self, File},
+    os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -62,6 +63,8 @@ impl Agent {
         let file = File::options().create(true).append(true).open(&log);
         let file = file.with_context(|| format!("open the agent's log {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
+        // Ctrl-C in a terminal is for the one who started the agents, and who ends them.
+        command.process_group(0);
         let mut child = tokio::process::Command::from(command)
             .kill_on_drop(true)
             .spawn()

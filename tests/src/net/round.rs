@@ -241,3 +241,43 @@ async fn turned_away(found: &mut Found, client: &Client, path: &Path, must: Fail
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::Answer;
+
+    fn reply(pod: &str, client: &str, local: &str) -> Reply {
+        let parse = |text: &str| text.parse().expect("an address and a port");
+        let (client, local) = (parse(client), parse(local));
+        let answer = Answer { pod: pod.to_owned(), client, local, asked: String::new() };
+        Reply { answer, latency: Duration::from_millis(1) }
+    }
+
+    fn faults(reply: &Reply) -> Vec<Fault> {
+        let must = Seen { client: [10, 244, 1, 10].into(), local: ([10, 244, 2, 11], 80).into() };
+        let mut found = Found::default();
+        check_answer(&mut found, &[("web-1".to_owned(), must)].into(), reply);
+        found.failures.into_keys().collect()
+    }
+
+    #[test]
+    fn an_answer_is_judged_by_pod_client_and_port() {
+        assert_eq!(faults(&reply("web-1", "10.244.1.10:4000", "10.244.2.11:80")), []);
+        assert_eq!(faults(&reply("web-2", "10.244.1.10:4000", "10.244.2.12:80")), [Fault::WrongPod]);
+        assert_eq!(faults(&reply("web-1", "192.0.2.11:4000", "10.244.2.11:80")), [Fault::WrongClient]);
+        assert_eq!(faults(&reply("web-1", "10.244.1.10:4000", "10.244.2.11:81")), [Fault::WrongPort]);
+    }
+
+    #[test]
+    fn a_line_is_good_only_when_it_was_asked_and_nothing_failed() {
+        assert!(!Found::default().is_good());
+        let mut sum = Found { requests: 3, ..Found::default() };
+        assert!(sum.is_good());
+        let mut other = Found { requests: 2, ..Found::default() };
+        other.fault(Fault::Answered, "a pod answered".to_owned());
+        sum.add(other);
+        assert_eq!(sum.requests, 5);
+        assert!(!sum.is_good());
+    }
+}
