@@ -87,8 +87,10 @@ impl Allocator {
                     .context("all node ports from 30000 to 32767 are in use")?,
             };
             taken.insert(number);
-            added.push(format!("Service {name} has the node port {number} for {}/{protocol}", port.port));
-            self.node_ports.insert(key, number);
+            if self.node_ports.insert(key, number).is_none() {
+                added.push(format!("Service {name} has the node port {number} for {}/{protocol}", port.port));
+            }
+            port.node_port = Some(number);
         }
         Ok(())
     }
