@@ -27,6 +27,9 @@ fn main() {
         Ok(bytes) => bytes,
         Err(Missing(what)) => {
             println!("cargo::warning=the kernel object is not built: {what}; `cargo xtask setup` installs it");
+            // A file that does not exist makes cargo run this again, so that the next build sees what was
+            // installed in between.
+            println!("cargo::rerun-if-changed=no-compiler-for-bpf");
             Vec::new()
         }
     };

@@ -4,11 +4,16 @@
 //! [`desired`] is the policy, [`plan`] orders the writes and [`ids`] gives the numbers in them, [`tables`]
 //! carries them out through [`bpf`]. [`host`] follows the devices and addresses of the machine.
 
+pub mod agent;
 pub mod bpf;
+pub mod cli;
+pub mod config;
 pub mod desired;
+pub mod health;
 pub mod host;
 pub mod ids;
 pub mod k8s;
+pub mod metrics;
 pub mod model;
 pub mod plan;
 pub mod tables;

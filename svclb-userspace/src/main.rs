@@ -1,2 +1,21 @@
-//! x
-fn main() {}
+//! The command `svclb`.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use svclb_userspace::cli::{self, Cli};
+use svclb_userspace::config::OptionsError;
+
+fn main() -> ExitCode {
+    match cli::run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let wrong_usage = error.is::<OptionsError>();
+            if writeln!(std::io::stderr(), "svclb: {error:#}").is_err() {
+                // Nobody reads it; the exit code still tells.
+            }
+            ExitCode::from(if wrong_usage { 2 } else { 1 })
+        }
+    }
+}

@@ -18,6 +18,7 @@ mod run;
 mod setup;
 mod test;
 mod tidy;
+mod verifier;
 mod vm;
 
 /// Build, run and test svclb on this machine.
@@ -38,6 +39,7 @@ enum Command {
     Test(test::Args),
     Tidy(tidy::Args),
     Ci(ci::Args),
+    Verifier(verifier::Args),
     Vm(vm::Args),
     Kubectl(kubectl::Args),
 }
@@ -59,6 +61,7 @@ impl Command {
             Self::Test(args) => test::run(args),
             Self::Tidy(args) => tidy::run(args),
             Self::Ci(args) => ci::run(args),
+            Self::Verifier(args) => verifier::run(args),
             Self::Vm(args) => vm::run(args),
             Self::Kubectl(args) => kubectl::run(args),
         }

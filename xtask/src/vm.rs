@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::{
     Outcome, process,
@@ -27,7 +27,8 @@ mod root_fs;
 
 /// Run a command inside another kernel.
 ///
-/// Works on Debian: the kernels come from its packages, and are unpacked, not installed.
+/// Without a command it is `cargo xtask verifier`: every program of the kernel object is loaded there, and
+/// its cost reported. Works on Debian: the kernels come from its packages, and are unpacked, not installed.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which kernel.
@@ -38,7 +39,7 @@ pub(crate) struct Args {
     memory: u32,
     /// The command and its arguments; a program of this machine, which is copied there. `busybox` and
     /// its tools are there already, so `sh -c '...'` works.
-    #[arg(last = true, required = true, value_name = "CMD")]
+    #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
 }
 
@@ -47,10 +48,17 @@ const LONGEST_SILENCE: Duration = Duration::from_mins(5);
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
     setup::ensure(&[Need::Vm])?;
+    let command = if args.command.is_empty() {
+        setup::ensure(&[Need::KernelObject])?;
+        let itself = std::env::current_exe().context("finding this program")?;
+        vec![itself.into(), "verifier".into()]
+    } else {
+        args.command.clone()
+    };
     let log = repository::log_file("vm")?;
     let folder = repository::target().join("vm");
     let kernel = kernel::fetch(args.kernel, &folder, &log)?;
-    let root_fs = root_fs::pack(&kernel, &args.command, &folder, &log)?;
+    let root_fs = root_fs::pack(&kernel, &command, &folder, &log)?;
     boot(&kernel.image, &root_fs, args.memory, &log)
 }
 

@@ -8,6 +8,7 @@
 //! together.
 
 pub mod affinity;
+pub mod datapath_config;
 pub mod endpoints;
 pub mod frontends;
 pub mod node_ports;

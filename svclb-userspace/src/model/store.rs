@@ -76,7 +76,7 @@ impl Model {
     }
 
     /// The slices of a Service, ordered by name.
-    pub fn slices(&self, name: &ServiceName) -> impl Iterator<Item = &Slice> {
+    pub fn slices(&self, name: &ServiceName) -> impl Iterator<Item = &Slice> + Clone {
         self.slices.get(name).into_iter().flat_map(BTreeMap::values)
     }
 

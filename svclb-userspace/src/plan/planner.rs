@@ -234,6 +234,37 @@ impl<A: FamilyAddress> Planner<A> {
         self.ids.adopt(services, backends, highest, now);
     }
 
+    /// Whether tables that were read back hold something else than what was written.
+    pub fn differs_from(&self, found: &Content<A>) -> bool {
+        // Arrays end behind the last entry that is not zero when they are read.
+        fn same<T: PartialEq + Default>(one: &[T], other: &[T]) -> bool {
+            let (short, long) = if one.len() < other.len() { (one, other) } else { (other, one) };
+            let (start, rest) = long.split_at(short.len());
+            start == short && rest.iter().all(|entry| *entry == T::default())
+        }
+        let own = &self.content;
+        own.frontends != found.frontends
+            || own.source_ranges != found.source_ranges
+            || own.interest_frontends != found.interest_frontends
+            || own.interest_backends != found.interest_backends
+            || !same(&own.services, &found.services)
+            || !same(&own.slots, &found.slots)
+            || !same(&own.backends, &found.backends)
+    }
+
+    /// Takes tables as they were found. Numbers stay with their owners; everything is planned anew, so
+    /// that the next plans put back what is missing and remove what is too much.
+    pub fn found(&mut self, content: Content<A>) {
+        self.content = content;
+        self.references.clear();
+        for found in self.content.frontends.values().filter(|found| found.scope != scope::CLUSTER_ADDRESS) {
+            *self.references.entry(found.number).or_default() += 1;
+        }
+        self.dirty.extend(self.wanted.keys().cloned());
+        self.stale.extend(self.content.frontends.keys());
+        self.stale.extend(self.claims.keys());
+    }
+
     /// Ports that wait for a plan, those with something to serve first.
     pub fn pending(&self) -> Vec<PortKey> {
         let (first, last): (Vec<_>, Vec<_>) = self.dirty.iter().cloned().partition(|key| self.wanted.contains_key(key));

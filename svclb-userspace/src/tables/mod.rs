@@ -4,6 +4,7 @@
 //! keeps everything in memory for tests, [`faulty`] wraps another and fails on purpose. [`run`] carries
 //! out plans on any of them.
 
+pub mod bpf;
 pub mod fake;
 pub mod faulty;
 

@@ -4,6 +4,7 @@ use std::{fmt::Write as _, fs};
 
 use anyhow::{Context, Result};
 use svclb_common::{
+    config::Sizes,
     schema::{Entries, Kind, LAYOUT, MAPS, MapInfo},
     verdict::Counter,
 };
@@ -88,7 +89,50 @@ is filled, everything else when it is made.
             ),
         );
     }
+    text.push_str(
+        "
+## Memory
+
+What the maps of both families take on a node, by the node's memory, in MiB, on 4 CPUs. The first column
+is everything but flows, masquerade and affinity; all of it is there from the start and never grows, except
+for source ranges.
+
+| node | Services and devices | flows | masquerade | affinity | sum |
+| ---: | ---: | ---: | ---: | ---: | ---: |
+",
+    );
+    for gibibytes in [1_u64, 4, 16, 64, 256] {
+        let sizes = Sizes::for_memory(gibibytes << 30);
+        let sum = |belongs: &dyn Fn(&str) -> bool| {
+            let bytes: usize = MAPS.iter().filter(|map| belongs(map.name)).map(|map| bytes_of(map, &sizes)).sum();
+            f64::from((bytes >> 10) as u32) / 1024.0
+        };
+        let of = |prefix: &'static str| sum(&move |name: &str| name.starts_with(prefix));
+        let (flows, masquerade, affinity) = (of("FLOW") + of("SPILL"), of("MASQUERADE"), of("AFFINITY"));
+        let all = sum(&|_| true);
+        line(
+            &mut text,
+            &format!(
+                "| {gibibytes} GiB | {:.1} | {flows:.1} | {masquerade:.1} | {affinity:.1} | {all:.1} |",
+                all - flows - masquerade - affinity
+            ),
+        );
+    }
     text
+}
+
+/// What `map` takes in the kernel from the start, in bytes, on 4 CPUs.
+fn bytes_of(map: &MapInfo, sizes: &Sizes) -> usize {
+    const CPUS: usize = 4;
+    let entries = match map.entries {
+        Entries::Fixed(count) => count,
+        Entries::Sized(name) => sizes.get(name),
+    };
+    match map.kind {
+        Kind::PerCpuArray => bytes_each(map) * entries as usize * CPUS,
+        Kind::Array | Kind::Hash => bytes_each(map) * entries as usize,
+        Kind::LpmTrie => 0,
+    }
 }
 
 /// What one entry of `map` costs in the kernel, in bytes, on one CPU.

@@ -63,7 +63,7 @@ pub(crate) fn fetch(version: Version, folder: &Path, log: &Path) -> Result<Kerne
     let progress = Progress::start(format!("fetching {package}"));
     fs::create_dir_all(&root).with_context(|| format!("making {}", root.display()))?;
     process::run(Command::new("apt-get").current_dir(&root).args(["download", "-q", &package]), log, |line| {
-        progress.now(line)
+        progress.now(line);
     })?;
     let archive = fs::read_dir(&root)
         .with_context(|| format!("reading {}", root.display()))?

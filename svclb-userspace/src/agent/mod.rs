@@ -1,0 +1,369 @@
+//! `svclb agent`: where the parts meet.
+//!
+//! One task owns the [`engine`]. It takes in what the source and the machine tell, lets the pending
+//! changes gather, and then writes them all at once. A change that fails is tried again, later and later;
+//! every few minutes the kernel's maps are compared with what was written to them. When the task ends,
+//! maps, programs and hooks stay as they are: the next agent goes on with them.
+
+pub mod devices;
+pub mod engine;
+mod servers;
+
+use std::collections::BTreeSet;
+use std::io::Write as _;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use svclb_common::addr::{Addr4, Addr6};
+use svclb_common::config::Config;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{MissedTickBehavior, interval_at, sleep_until};
+use tracing::{debug, error, info, warn};
+
+use crate::bpf::attach::Attacher;
+use crate::bpf::load::{self, Object};
+use crate::config::AgentOptions;
+use crate::desired::datapath_config::{self, Identity};
+use crate::health::Health;
+use crate::host::{self, Attachment, DeviceEvent, HostEvent};
+use crate::k8s;
+use crate::metrics::{FamilyLabel, Metrics, ProblemLabels};
+use crate::model::{self, Event, Family, Problem};
+use crate::tables::bpf::{BpfConfig, BpfTables};
+use crate::tables::{ConfigTable as _, Failure, switch_halves};
+use devices::{DeviceMap, PacketCounters};
+use engine::{Engine, NodeSettings, SyncReport};
+
+/// How often everything is computed anew and compared with the kernel's maps.
+const CHECK: Duration = Duration::from_mins(5);
+
+/// How often the interest bitmaps are rebuilt. Not below the time that bits of removed members are kept,
+/// as a new agent does not know what an earlier one removed.
+const REBUILD: Duration = Duration::from_hours(25);
+
+/// First and longest pause before what failed is tried again.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// Runs the agent until SIGTERM or SIGINT.
+pub async fn run(options: AgentOptions) -> Result<()> {
+    let node_name = options.node_name().context("read the host name (or give --node-name)")?;
+    let (events_in, events) = unbounded_channel();
+    let (problems, problems_out) = unbounded_channel();
+    // Before anything is loaded: a source that cannot work must change nothing.
+    let source = Source::prepare(&options, &node_name)?;
+
+    let memory = machine_memory().context("read the size of this machine's memory")?;
+    let load_options = load::Options { bpffs: Some(&options.bpffs), sizes: options.sizes(memory), test_mode: false };
+    let mut object = Object::load(&load_options)?;
+    let mut config_table = BpfConfig::take(&mut object)?;
+    let before = config_table.read_config()?;
+    let config =
+        datapath_config::config(&options.settings(), object.sizes(), jiffies_per_second()?, &before, identity()?);
+    config_table.write_config(&config)?;
+    let settings = NodeSettings {
+        name: node_name.as_str().into(),
+        node_ports: options.nodeport_addresses.clone(),
+        external_ip_cidrs: options.external_ip_cidrs.clone(),
+    };
+    let engine = Engine::new(settings, config, BpfTables::take(&mut object)?, BpfTables::take(&mut object)?)?;
+    let (metrics, registry) = Metrics::register(PacketCounters::take(&mut object)?);
+
+    let devices = DeviceMap::take(&mut object)?;
+    let mut attacher = Attacher::new(options.attach, &options.bpffs, &mut object, devices)?;
+    let host_options =
+        host::Options { node_devices: options.devices.clone(), excluded: options.exclude_devices.clone() };
+    let (host_events, _watch) = host::watch(host_options, move |event: &DeviceEvent| attacher.apply(event))?;
+
+    let health = Health::default();
+    servers::serve("healthz", options.healthz_bind_address, health.clone().router());
+    servers::serve("metrics", options.metrics_bind_address, crate::metrics::router(registry));
+    source.start(events_in, problems_out)?;
+    info!(node = node_name, version = env!("CARGO_PKG_VERSION"), adopted = before.layout != 0, "svclb agent runs");
+    let agent = Agent {
+        engine,
+        config,
+        config_table,
+        health,
+        metrics,
+        problems,
+        started: Instant::now(),
+        host_synced: false,
+        hooked: BTreeSet::new(),
+        ready: false,
+        retry: None,
+        pause: RETRY.0,
+    };
+    agent.run(events, host_events).await
+}
+
+/// Where objects come from, checked and not yet started.
+enum Source {
+    Manifests { folder: PathBuf, node_name: String },
+}
+
+impl Source {
+    fn prepare(options: &AgentOptions, node_name: &str) -> Result<Self> {
+        let Some(folder) = options.source.manifests.clone() else {
+            anyhow::bail!("give a source: --manifests DIR, --kubeconfig FILE or --api-server URL");
+        };
+        Ok(Self::Manifests { folder, node_name: node_name.to_owned() })
+    }
+
+    fn start(self, events: UnboundedSender<Event>, problems: UnboundedReceiver<Problem>) -> Result<()> {
+        match self {
+            Self::Manifests { folder, node_name } => {
+                drop(problems);
+                k8s::manifests::follow(&folder, &node_name, events)?;
+                Ok(())
+            }
+        }
+    }
+}
+
+struct Agent {
+    engine: Engine<BpfTables<Addr4>, BpfTables<Addr6>>,
+    config: Config,
+    config_table: BpfConfig,
+    health: Health,
+    metrics: Metrics,
+    problems: UnboundedSender<Problem>,
+    started: Instant,
+    host_synced: bool,
+    /// Devices with hooks, by index.
+    hooked: BTreeSet<u32>,
+    ready: bool,
+    retry: Option<Instant>,
+    pause: Duration,
+}
+
+impl Agent {
+    async fn run(
+        mut self,
+        mut events: UnboundedReceiver<Event>,
+        mut host_events: UnboundedReceiver<HostEvent>,
+    ) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut check = interval_at(tokio::time::Instant::now() + CHECK, CHECK);
+        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut rebuild = interval_at(tokio::time::Instant::now() + REBUILD, REBUILD);
+        loop {
+            let retry = self.retry;
+            tokio::select! {
+                event = events.recv() => match event {
+                    Some(event) => self.take(event),
+                    None => anyhow::bail!("the source of objects has ended; see the log for the reason"),
+                },
+                event = host_events.recv() => match event {
+                    Some(event) => self.take_host(event),
+                    None => anyhow::bail!("nobody follows the devices any more; see the log for the reason"),
+                },
+                _ = check.tick() => self.check(),
+                _ = rebuild.tick() => self.rebuild(),
+                () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => {}
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+            }
+            while let Ok(event) = events.try_recv() {
+                self.take(event);
+            }
+            while let Ok(event) = host_events.try_recv() {
+                self.take_host(event);
+            }
+            if self.host_synced && self.engine.model().complete() {
+                self.sync();
+            }
+        }
+        info!("svclb agent ends; its maps and hooks stay and go on serving");
+        Ok(())
+    }
+
+    fn take(&mut self, event: Event) {
+        if let Event::Bad(problem) = event {
+            self.report(problem);
+            return;
+        }
+        self.health.waiting();
+        self.engine.apply(event);
+    }
+
+    fn take_host(&mut self, event: HostEvent) {
+        match event {
+            HostEvent::Addresses(addresses) => {
+                let all: Vec<IpAddr> = addresses.all.iter().map(|address| address.ip).collect();
+                info!(?all, "addresses of this node");
+                self.engine.set_host_addresses(all);
+            }
+            HostEvent::Device { event, took, failure } => {
+                let hooked = match event {
+                    DeviceEvent::Present(device) => {
+                        let hooked = failure.is_none() && matches!(device.attachment, Attachment::Hooked(_));
+                        (device.index, hooked)
+                    }
+                    DeviceEvent::Gone { index, .. } => (index, false),
+                    DeviceEvent::AllTold => {
+                        self.host_synced = true;
+                        return;
+                    }
+                };
+                match hooked {
+                    (index, true) => {
+                        self.metrics.hook_seconds.observe(took.as_secs_f64());
+                        self.hooked.insert(index);
+                    }
+                    (index, false) => {
+                        self.hooked.remove(&index);
+                    }
+                }
+                self.metrics.devices.set(i64::try_from(self.hooked.len()).unwrap_or(i64::MAX));
+            }
+        }
+    }
+
+    /// Logs and counts a problem and passes it on to become an Event.
+    fn report(&self, problem: Problem) {
+        warn!(object = %problem.object, reason = problem.reason, "{}", problem.message);
+        let labels = ProblemLabels { kind: problem.object.kind, reason: problem.reason };
+        self.metrics.bad_objects.get_or_create(&labels).inc();
+        if self.problems.send(problem).is_err() {
+            debug!("objects from files get no Events");
+        }
+    }
+
+    fn sync(&mut self) {
+        let began = Instant::now();
+        let report = self.engine.sync(self.started.elapsed());
+        self.metrics.sync_seconds.observe(began.elapsed().as_secs_f64());
+        self.metrics.writes.inc_by(report.writes as u64);
+        if report.writes > 0 || !report.failures.is_empty() {
+            info!(
+                services = report.services,
+                writes = report.writes,
+                failures = report.failures.len(),
+                took = ?began.elapsed(),
+                "tables written"
+            );
+        }
+        self.note_state(&report);
+        self.report_rivals(&report);
+        let broken = |family| {
+            let of_family = report.failures.iter().filter(move |(own, _, _)| *own == family);
+            of_family.filter(|(_, _, failure)| matches!(failure, Failure::Table(_))).count()
+        };
+        for family in Family::ALL {
+            self.health.synced(family, broken(family) == 0);
+        }
+        for (family, port, failure) in &report.failures {
+            self.metrics.failures.get_or_create(&label(*family)).inc();
+            let port = port.as_ref().map(ToString::to_string);
+            error!(%family, port, "{failure}; trying again in {:?}", self.pause);
+        }
+        if report.failures.is_empty() && self.engine.is_settled() {
+            (self.retry, self.pause) = (None, RETRY.0);
+        } else {
+            self.retry = Some(Instant::now() + self.pause);
+            self.pause = (self.pause * 2).min(RETRY.1);
+        }
+        if !self.ready && Family::ALL.into_iter().all(|family| broken(family) == 0) {
+            self.ready = true;
+            self.tell_ready();
+        }
+    }
+
+    fn note_state(&self, report: &SyncReport) {
+        let (services, slices) = self.engine.model().sizes();
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.services.set(count(services));
+        self.metrics.slices.set(count(slices));
+        let (v4, v6) = self.engine.families();
+        for (family, (services, backends)) in [(Family::V4, v4.planner().used()), (Family::V6, v6.planner().used())] {
+            self.metrics.service_numbers.get_or_create(&label(family)).set(count(services));
+            self.metrics.backend_numbers.get_or_create(&label(family)).set(count(backends));
+        }
+        if report.failures.is_empty() {
+            let now = k8s_openapi::jiff::Timestamp::now();
+            self.metrics.last_sync.set(now.as_millisecond() as f64 / 1_000.0);
+        }
+        self.health.set_node_eligible(self.engine.model().node().is_none_or(|node| !node.leaving));
+    }
+
+    fn report_rivals(&self, report: &SyncReport) {
+        for (port, rival) in &report.rivals {
+            let object = model::Object {
+                api_version: "v1",
+                kind: "Service",
+                namespace: port.service.namespace.clone(),
+                name: port.service.name.clone(),
+                uid: "".into(),
+            };
+            let message = format!(
+                "{port} wants an address and port that {rival} has as well: a cluster IP goes before other \
+                 addresses, then the name that comes first"
+            );
+            self.report(Problem { object, reason: "AddressTaken", message });
+        }
+    }
+
+    fn tell_ready(&self) {
+        let mut stdout = std::io::stdout();
+        if let Err(error) = writeln!(stdout, "ready").and_then(|()| stdout.flush()) {
+            warn!(%error, "nobody reads stdout");
+        }
+        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+            warn!(%error, "cannot tell the service manager that the agent is ready");
+        }
+        info!(after = ?self.started.elapsed(), "ready: all Services are in the kernel");
+    }
+
+    fn check(&mut self) {
+        match self.engine.check_drift() {
+            Ok(differing) => {
+                for family in differing {
+                    self.metrics.drift.get_or_create(&label(family)).inc();
+                    warn!(%family, "somebody else wrote to the tables: they are repaired");
+                }
+            }
+            Err(error) => warn!(%error, "cannot compare the tables with what was written"),
+        }
+    }
+
+    fn rebuild(&mut self) {
+        let written = self.engine.write_idle_halves(self.started.elapsed());
+        match written.and_then(|()| switch_halves(&mut self.config_table, &self.config)) {
+            Ok(config) => {
+                self.config = config;
+                self.engine.set_config(config);
+                info!("interest bitmaps rebuilt");
+            }
+            Err(error) => {
+                warn!(%error, "interest bitmaps not rebuilt; they work as before, with more bits than needed")
+            }
+        }
+    }
+}
+
+fn label(family: Family) -> FamilyLabel {
+    FamilyLabel { ip_family: family.to_string() }
+}
+
+fn machine_memory() -> Result<u64> {
+    let info = nix::sys::sysinfo::sysinfo()?;
+    Ok(info.ram_total())
+}
+
+/// The kernel's jiffies in a second: the coarse clock moves once a jiffy.
+fn jiffies_per_second() -> Result<u64> {
+    let resolution = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
+        .context("read the resolution of the kernel's coarse clock")?;
+    let nanoseconds = u64::try_from(resolution.tv_nsec()).unwrap_or(0).max(1);
+    Ok(1_000_000_000 / nanoseconds)
+}
+
+fn identity() -> Result<Identity> {
+    let seed = getrandom::u64().context("get random numbers")?;
+    let mark = getrandom::u32().context("get random numbers")?;
+    Ok(Identity { seed, mark: (mark & 0xffff).try_into().unwrap_or(1) })
+}

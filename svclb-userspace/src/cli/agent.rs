@@ -1,0 +1,28 @@
+//! `svclb agent`.
+
+use anyhow::{Context as _, Result};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{AgentOptions, LogFormat};
+
+/// Runs the agent in the foreground.
+pub fn run(options: AgentOptions) -> Result<()> {
+    options.check()?;
+    start_log(options.log_format);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("start the threads of the agent")?;
+    runtime.block_on(crate::agent::run(options))
+}
+
+/// Logs go to stderr; `RUST_LOG` chooses how much.
+fn start_log(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

@@ -1,0 +1,146 @@
+//! /healthz and /livez, with kube-proxy's meaning.
+//!
+//! A family is healthy unless a change has waited for more than [`STUCK`] to get into its tables. /livez
+//! says just that; /healthz says 503 as well while the node must not get traffic from load balancers: it
+//! is being removed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+
+use crate::model::Family;
+
+/// How long a change may wait.
+pub const STUCK: Duration = Duration::from_secs(60);
+
+/// What the agent tells and the server reads.
+#[derive(Clone, Default, Debug)]
+pub struct Health(Arc<Mutex<Status>>);
+
+#[derive(Debug)]
+struct Status {
+    families: [FamilyStatus; 2],
+    node_eligible: bool,
+}
+
+#[derive(Default, Debug)]
+struct FamilyStatus {
+    /// When the oldest change that is not in the tables was heard of.
+    waiting_since: Option<Instant>,
+    /// When the tables were last complete.
+    updated: Option<Timestamp>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self { families: Default::default(), node_eligible: true }
+    }
+}
+
+/// The answer of both paths; `nodeEligible` only in /healthz.
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    last_updated: String,
+    current_time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_eligible: Option<bool>,
+    healthy: bool,
+    status: BTreeMap<String, FamilyAnswer>,
+}
+
+#[derive(Serialize, Debug)]
+#[serde(rename_all = "camelCase")]
+struct FamilyAnswer {
+    last_updated: String,
+    healthy: bool,
+}
+
+impl Health {
+    /// A change was heard of.
+    pub fn waiting(&self) {
+        self.with(|status| {
+            for family in &mut status.families {
+                family.waiting_since.get_or_insert_with(Instant::now);
+            }
+        });
+    }
+
+    /// A family's tables are complete, or not.
+    pub fn synced(&self, family: Family, complete: bool) {
+        self.with(|status| {
+            if complete {
+                let updated = Some(Timestamp::now());
+                status.families[family.index()] = FamilyStatus { waiting_since: None, updated };
+            }
+        });
+    }
+
+    /// Whether load balancers may send traffic to this node.
+    pub fn set_node_eligible(&self, eligible: bool) {
+        self.with(|status| status.node_eligible = eligible);
+    }
+
+    fn with<R>(&self, change: impl FnOnce(&mut Status) -> R) -> R {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn answer(&self, about_node: bool) -> (StatusCode, Json<Answer>) {
+        self.with(|status| {
+            let now = Timestamp::now();
+            let mut families = BTreeMap::new();
+            let mut healthy = true;
+            let mut oldest = now;
+            for (family, own) in Family::ALL.into_iter().zip(&status.families) {
+                let Some(updated) = own.updated else { continue };
+                let stuck = own.waiting_since.is_some_and(|since| since.elapsed() > STUCK);
+                let last = if stuck { updated } else { now };
+                oldest = oldest.min(last);
+                healthy &= !stuck;
+                families.insert(family.to_string(), FamilyAnswer { last_updated: last.to_string(), healthy: !stuck });
+            }
+            let good = healthy && (!about_node || status.node_eligible);
+            let answer = Answer {
+                last_updated: oldest.to_string(),
+                current_time: now.to_string(),
+                node_eligible: about_node.then_some(status.node_eligible),
+                healthy: good,
+                status: families,
+            };
+            (if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(answer))
+        })
+    }
+
+    /// The server's paths.
+    pub fn router(self) -> axum::Router {
+        let healthz = get(|State(health): State<Self>| async move { health.answer(true) });
+        let livez = get(|State(health): State<Self>| async move { health.answer(false) });
+        axum::Router::new().route("/healthz", healthz).route("/livez", livez).with_state(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_leaves_is_alive_but_not_healthy() {
+        let health = Health::default();
+        assert_eq!(health.answer(true).0, StatusCode::OK, "before the first sync");
+        health.synced(Family::V4, true);
+        health.set_node_eligible(false);
+        assert_eq!(health.answer(true).0, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(health.answer(false).0, StatusCode::OK);
+        let text = serde_json::to_value(health.answer(true).1.0).expect("it is JSON");
+        assert_eq!(text["nodeEligible"], false);
+        assert_eq!(text["status"]["IPv4"]["healthy"], true);
+        assert!(text["status"].get("IPv6").is_none());
+    }
+}

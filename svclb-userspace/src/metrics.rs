@@ -1,0 +1,147 @@
+//! /metrics and /proxyMode.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64};
+
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use svclb_common::verdict;
+
+/// Label of metrics about a family.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct FamilyLabel {
+    /// IPv4 or IPv6.
+    pub ip_family: String,
+}
+
+/// Labels of bad objects.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct ProblemLabels {
+    /// Kind of the object.
+    pub kind: &'static str,
+    /// What is wrong, as one word.
+    pub reason: &'static str,
+}
+
+/// The agent's own metrics.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    /// Time that synchronizations took, in seconds.
+    pub sync_seconds: Histogram,
+    /// Writes to tables.
+    pub writes: Counter,
+    /// Writes that failed, and Service ports for which there was no room.
+    pub failures: Family<FamilyLabel, Counter>,
+    /// Services known.
+    pub services: Gauge,
+    /// `EndpointSlices` known.
+    pub slices: Gauge,
+    /// Service numbers in use.
+    pub service_numbers: Family<FamilyLabel, Gauge>,
+    /// Backend numbers in use.
+    pub backend_numbers: Family<FamilyLabel, Gauge>,
+    /// Unix time of the last complete synchronization, in seconds.
+    pub last_sync: Gauge<f64, AtomicU64>,
+    /// Times that tables were found to differ from what was written.
+    pub drift: Family<FamilyLabel, Counter>,
+    /// Bad objects, or bad parts of objects, that were reported.
+    pub bad_objects: Family<ProblemLabels, Counter>,
+    /// Devices with hooks.
+    pub devices: Gauge<i64, AtomicI64>,
+    /// Time from the kernel's message about a device to its hooks, in seconds.
+    pub hook_seconds: Histogram,
+}
+
+impl Metrics {
+    /// Metrics in a registry, the datapath's counters with them. `counters` reads COUNTERS, summed over
+    /// CPUs.
+    pub fn register(counters: impl CounterSource) -> (Self, Arc<Registry>) {
+        let metrics = Self {
+            sync_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
+            writes: Counter::default(),
+            failures: Family::default(),
+            services: Gauge::default(),
+            slices: Gauge::default(),
+            service_numbers: Family::default(),
+            backend_numbers: Family::default(),
+            last_sync: Gauge::default(),
+            drift: Family::default(),
+            bad_objects: Family::default(),
+            devices: Gauge::default(),
+            hook_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 14)),
+        };
+        let mut registry = Registry::with_prefix("svclb");
+        let all = metrics.clone();
+        registry.register("sync_duration_seconds", "Time that synchronizations took", all.sync_seconds);
+        registry.register("table_writes", "Writes to tables", all.writes);
+        registry.register("table_failures", "Writes that failed and ports without room", all.failures);
+        registry.register("services", "Services known", all.services);
+        registry.register("endpoint_slices", "EndpointSlices known", all.slices);
+        registry.register("service_numbers", "Service numbers in use", all.service_numbers);
+        registry.register("backend_numbers", "Backend numbers in use", all.backend_numbers);
+        registry.register("last_sync_timestamp_seconds", "Time of the last complete synchronization", all.last_sync);
+        registry.register("table_drift", "Times that tables differed from what was written", all.drift);
+        registry.register("bad_objects", "Bad objects or parts of objects", all.bad_objects);
+        registry.register("devices", "Devices with hooks", all.devices);
+        registry.register("hook_duration_seconds", "Time from news of a device to its hooks", all.hook_seconds);
+        registry.register_collector(Box::new(PacketCounters(counters)));
+        (metrics, Arc::new(registry))
+    }
+}
+
+/// Something that has the datapath's counters.
+pub trait CounterSource: Send + Sync + 'static {
+    /// The value of each counter, summed over CPUs; none if it cannot be read.
+    fn read(&self, counter: verdict::Counter) -> Option<u64>;
+}
+
+struct PacketCounters<S>(S);
+
+impl<S> fmt::Debug for PacketCounters<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PacketCounters")
+    }
+}
+
+impl<S: CounterSource> Collector for PacketCounters<S> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let zero = ConstCounter::new(0u64);
+        let mut family = encoder.encode_descriptor(
+            "packets",
+            "Packets and events that the datapath counts",
+            None,
+            zero.metric_type(),
+        )?;
+        for counter in verdict::Counter::ALL {
+            if let Some(value) = self.0.read(*counter) {
+                let labels = [("counter", counter.label())];
+                ConstCounter::new(value).encode(family.encode_family(&labels)?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The server's paths.
+pub fn router(registry: Arc<Registry>) -> axum::Router {
+    let metrics = get(move || async move {
+        let mut body = String::new();
+        match text::encode(&mut body, &registry) {
+            Ok(()) => {
+                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+                ([(header::CONTENT_TYPE, kind)], body).into_response()
+            }
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+        }
+    });
+    axum::Router::new().route("/metrics", metrics).route("/proxyMode", get(|| async { "svclb" }))
+}

@@ -1,0 +1,233 @@
+//! The kernel's maps.
+
+use std::io;
+
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, MapData, MapError};
+use svclb_common::config::Config;
+use svclb_common::schema::{AffinityKey, Backend, BackendRef, Plain, Service, ServiceKey, ServiceRef};
+
+use super::{ConfigTable, TableError, Tables};
+use crate::bpf::load::{LoadError, Object};
+use crate::bpf::pod::Pod;
+use crate::model::FamilyAddress;
+use crate::plan::{Bitmap, Content, Limits};
+
+/// What follows the prefix length in a key of `SOURCE_RANGES`: service number and address, as in a key of
+/// AFFINITY.
+type RangeData<A> = AffinityKey<A>;
+
+/// Bits of the service number, which always count.
+const SERVICE_BITS: u32 = 32;
+
+/// The maps of one family.
+pub struct BpfTables<A: FamilyAddress>
+where
+    ServiceKey<A>: Plain,
+    Backend<A>: Plain,
+    RangeData<A>: Plain,
+{
+    interest_frontends: Array<MapData, Pod<u64>>,
+    interest_backends: Array<MapData, Pod<u64>>,
+    frontends: HashMap<MapData, Pod<ServiceKey<A>>, Pod<ServiceRef>>,
+    services: Array<MapData, Pod<Service>>,
+    slots: Array<MapData, Pod<BackendRef>>,
+    backends: Array<MapData, Pod<Backend<A>>>,
+    source_ranges: LpmTrie<MapData, Pod<RangeData<A>>, Pod<u32>>,
+}
+
+impl<A: FamilyAddress> BpfTables<A>
+where
+    ServiceKey<A>: Plain,
+    Backend<A>: Plain,
+    RangeData<A>: Plain,
+{
+    /// Takes the maps of this family out of a loaded object.
+    pub fn take(object: &mut Object) -> Result<Self, LoadError> {
+        let name = |name: &str| format!("{name}{}", A::FAMILY.suffix());
+        Ok(Self {
+            interest_frontends: object.take_array(&name("INTEREST_FRONTENDS"))?,
+            interest_backends: object.take_array(&name("INTEREST_BACKENDS"))?,
+            frontends: object.take_hash(&name("SERVICES"))?,
+            services: object.take_array(&name("SERVICE"))?,
+            slots: object.take_array(&name("SLOTS"))?,
+            backends: object.take_array(&name("BACKENDS"))?,
+            source_ranges: object.take_map(&name("SOURCE_RANGES"))?,
+        })
+    }
+}
+
+fn failed<A: FamilyAddress>(
+    operation: &'static str,
+    map: &'static str,
+    key: impl ToString,
+) -> impl FnOnce(MapError) -> TableError {
+    move |error| TableError {
+        operation,
+        map: format!("{map}{}", A::FAMILY.suffix()),
+        key: key.to_string(),
+        source: cause(error),
+    }
+}
+
+/// The kernel's answer inside aya's error.
+fn cause(error: MapError) -> io::Error {
+    match error {
+        MapError::SyscallError(error) => error.io_error,
+        MapError::IoError(error) => error,
+        MapError::KeyNotFound => io::Error::from_raw_os_error(libc::ENOENT),
+        other => io::Error::other(other),
+    }
+}
+
+fn absent_is_done(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result.map_err(|error| (cause_is_absent(&error), error)) {
+        Ok(()) | Err((true, _)) => Ok(()),
+        Err((false, error)) => Err(error),
+    }
+}
+
+fn cause_is_absent(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
+    }
+}
+
+impl<A: FamilyAddress> Tables<A> for BpfTables<A>
+where
+    ServiceKey<A>: Plain,
+    Backend<A>: Plain,
+    RangeData<A>: Plain,
+{
+    fn write_interest(&mut self, bitmap: Bitmap, word: u32, value: u64) -> Result<(), TableError> {
+        let (map, name) = match bitmap {
+            Bitmap::Frontends => (&mut self.interest_frontends, "INTEREST_FRONTENDS"),
+            Bitmap::Backends => (&mut self.interest_backends, "INTEREST_BACKENDS"),
+        };
+        map.set(word, Pod(value), 0).map_err(failed::<A>("write", name, word))
+    }
+
+    fn write_backend(&mut self, number: u32, value: &Backend<A>) -> Result<(), TableError> {
+        self.backends.set(number, Pod(*value), 0).map_err(failed::<A>("write", "BACKENDS", number))
+    }
+
+    fn write_slots(&mut self, first: u32, list: &[BackendRef]) -> Result<(), TableError> {
+        for (slot, backend) in (first..).zip(list) {
+            self.slots.set(slot, Pod(*backend), 0).map_err(failed::<A>("write", "SLOTS", slot))?;
+        }
+        Ok(())
+    }
+
+    fn write_service(&mut self, number: u32, value: &Service) -> Result<(), TableError> {
+        self.services.set(number, Pod(*value), 0).map_err(failed::<A>("write", "SERVICE", number))
+    }
+
+    fn put_frontend(&mut self, key: &ServiceKey<A>, value: &ServiceRef) -> Result<(), TableError> {
+        let written = self.frontends.insert(Pod(*key), Pod(*value), 0);
+        written.map_err(failed::<A>("write", "SERVICES", format_args!("{key:?}")))
+    }
+
+    fn remove_frontend(&mut self, key: &ServiceKey<A>) -> Result<(), TableError> {
+        absent_is_done(self.frontends.remove(&Pod(*key))).map_err(failed::<A>(
+            "delete from",
+            "SERVICES",
+            format_args!("{key:?}"),
+        ))
+    }
+
+    fn add_source_range(&mut self, service: u32, range: (u8, A)) -> Result<(), TableError> {
+        let written = self.source_ranges.insert(&range_key(service, range), Pod(1), 0);
+        written.map_err(failed::<A>("write", "SOURCE_RANGES", format_args!("{service} {range:?}")))
+    }
+
+    fn remove_source_range(&mut self, service: u32, range: (u8, A)) -> Result<(), TableError> {
+        absent_is_done(self.source_ranges.remove(&range_key(service, range))).map_err(failed::<A>(
+            "delete from",
+            "SOURCE_RANGES",
+            format_args!("{service} {range:?}"),
+        ))
+    }
+
+    fn read(&self) -> Result<Content<A>, TableError> {
+        let mut content = Content {
+            frontends: std::collections::HashMap::new(),
+            services: trimmed::<A, _>(&self.services, "SERVICE")?,
+            slots: trimmed::<A, _>(&self.slots, "SLOTS")?,
+            backends: trimmed::<A, _>(&self.backends, "BACKENDS")?,
+            source_ranges: std::collections::HashMap::new(),
+            interest_frontends: whole::<A, _>(&self.interest_frontends, "INTEREST_FRONTENDS")?,
+            interest_backends: whole::<A, _>(&self.interest_backends, "INTEREST_BACKENDS")?,
+        };
+        for entry in self.frontends.iter() {
+            let (key, value) = entry.map_err(failed::<A>("read", "SERVICES", ""))?;
+            content.frontends.insert(key.0, value.0);
+        }
+        for entry in self.source_ranges.iter() {
+            let (key, _) = entry.map_err(failed::<A>("read", "SOURCE_RANGES", ""))?;
+            let (length, data) = (key.prefix_len(), key.data().0);
+            let length = u8::try_from(length.saturating_sub(SERVICE_BITS)).unwrap_or(u8::MAX);
+            content.source_ranges.entry(data.service).or_default().insert((length, data.client));
+        }
+        Ok(content)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits {
+            services: self.services.len(),
+            slots: self.slots.len(),
+            backends: self.backends.len(),
+            interest_frontends: self.interest_frontends.len(),
+            interest_backends: self.interest_backends.len(),
+        }
+    }
+}
+
+fn range_key<A: FamilyAddress>(service: u32, (length, address): (u8, A)) -> Key<Pod<RangeData<A>>>
+where
+    RangeData<A>: Plain,
+{
+    Key::new(SERVICE_BITS + u32::from(length), Pod(RangeData { service, client: address }))
+}
+
+/// All entries of an array.
+fn whole<A: FamilyAddress, T: Plain>(map: &Array<MapData, Pod<T>>, name: &'static str) -> Result<Vec<T>, TableError> {
+    let read = |entry: Result<Pod<T>, MapError>| entry.map(|entry| entry.0).map_err(failed::<A>("read", name, ""));
+    map.iter().map(read).collect()
+}
+
+/// The entries of an array up to the last that was written.
+fn trimmed<A: FamilyAddress, T: Plain + Default + PartialEq>(
+    map: &Array<MapData, Pod<T>>,
+    name: &'static str,
+) -> Result<Vec<T>, TableError> {
+    let mut all = whole::<A, T>(map, name)?;
+    let used = all.iter().rposition(|entry| *entry != T::default()).map_or(0, |last| last + 1);
+    all.truncate(used);
+    Ok(all)
+}
+
+/// The map CONFIG.
+pub struct BpfConfig(Array<MapData, Pod<Config>>);
+
+impl BpfConfig {
+    /// Takes it out of a loaded object.
+    pub fn take(object: &mut Object) -> Result<Self, LoadError> {
+        object.take_array("CONFIG").map(Self)
+    }
+}
+
+fn config_failed(operation: &'static str) -> impl FnOnce(MapError) -> TableError {
+    move |error| TableError { operation, map: "CONFIG".to_owned(), key: String::new(), source: cause(error) }
+}
+
+impl ConfigTable for BpfConfig {
+    fn read_config(&self) -> Result<Config, TableError> {
+        self.0.get(&0, 0).map(|config| config.0).map_err(config_failed("read"))
+    }
+
+    fn write_config(&mut self, config: &Config) -> Result<(), TableError> {
+        self.0.set(0, Pod(*config), 0).map_err(config_failed("write"))
+    }
+}
