@@ -6,6 +6,7 @@
 //! objects count. No other module of the agent knows Kubernetes' types.
 
 pub mod address;
+pub mod api;
 pub mod manifests;
 pub mod node;
 pub mod pods;

@@ -1,0 +1,328 @@
+//! The source for clusters: an API server.
+//!
+//! Three watches, each a list in pages and then changes with bookmarks: Services that another proxy does
+//! not claim, `EndpointSlices` that are not headless, and the own Node. A watch that breaks is taken up
+//! where it was; one that cannot be is listed again, and what the new list lacks is gone. Nothing of what
+//! was told before is taken back while the server is away.
+//!
+//! The agent must not need a Service to reach the server, as Services work only once it has been there.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt::Debug;
+use std::path::{Path, PathBuf};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{self as core, ObjectReference};
+use k8s_openapi::api::discovery::v1 as discovery;
+use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::events::{Event as ApiEvent, EventType, Recorder, Reporter};
+use kube::runtime::watcher::{self, Event as Watched, watcher};
+use kube::{Api, Client, Config, Resource};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tracing::{info, warn};
+
+use super::{node, service, slice};
+use crate::model::{Event, Kind, Problem};
+
+/// Objects in one page of a list.
+const PAGE: u32 = 500;
+
+/// Seconds after which a silent watch is begun anew: how soon a dead connection is noticed.
+const TIMEOUT: u32 = 60;
+
+/// Where Kubernetes puts a Pod's credentials.
+const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// Problems of one object that are remembered, so that they are told once.
+type Told = HashMap<(String, String), BTreeSet<Problem>>;
+
+/// Which API server.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Server {
+    /// `--kubeconfig`.
+    pub kubeconfig: Option<PathBuf>,
+    /// `--api-server`.
+    pub url: Option<String>,
+}
+
+/// No way to the API server.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// Nothing is given.
+    #[error(
+        "no source of Services: give --manifests DIR, --kubeconfig FILE or --api-server URL{}",
+        if *in_cluster { "; in a Pod, too, the API server's own address is needed, as its cluster IP works only once this agent has been there" } else { "" }
+    )]
+    Nothing {
+        /// The agent runs in a Pod.
+        in_cluster: bool,
+    },
+    /// What is given is a Service.
+    #[error(
+        "--api-server {url}: this is the Service in front of the API server, which works only once this agent has \
+         been there; give the address of a control plane node or of the load balancer before them"
+    )]
+    IsService {
+        /// The URL.
+        url: String,
+    },
+    /// The URL is none.
+    #[error("--api-server {url:?} is no URL such as https://192.0.2.10:6443: {reason}")]
+    BadUrl {
+        /// The URL.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The kubeconfig cannot be used.
+    #[error("--kubeconfig {}: {source}", file.display())]
+    Kubeconfig {
+        /// The file.
+        file: PathBuf,
+        /// Why not.
+        source: Box<kube::config::KubeconfigError>,
+    },
+    /// No client can be made of it.
+    #[error("prepare the connection to the API server {url}: {source}")]
+    Client {
+        /// The server.
+        url: String,
+        /// Why not.
+        source: Box<kube::Error>,
+    },
+}
+
+impl ServerError {
+    /// Whether the flags are wrong, rather than what they lead to.
+    pub const fn is_usage(&self) -> bool {
+        matches!(self, Self::Nothing { .. } | Self::IsService { .. } | Self::BadUrl { .. })
+    }
+}
+
+impl Server {
+    /// A client. The server itself need not be there yet.
+    pub async fn client(&self) -> Result<Client, ServerError> {
+        let config = self.config().await?;
+        let url = config.cluster_url.to_string();
+        info!(server = url, "source of Services");
+        Client::try_from(config).map_err(|source| ServerError::Client { url, source: Box::new(source) })
+    }
+
+    async fn config(&self) -> Result<Config, ServerError> {
+        let service_host = std::env::var("KUBERNETES_SERVICE_HOST").ok();
+        let url = self.url.as_deref().map(|url| parse_url(url, service_host.as_deref())).transpose()?;
+        let Some(file) = &self.kubeconfig else {
+            let Some(url) = url else {
+                return Err(ServerError::Nothing { in_cluster: service_host.is_some() });
+            };
+            return Ok(with_account(url, Path::new(ACCOUNT)));
+        };
+        let failed = |source| ServerError::Kubeconfig { file: file.clone(), source: Box::new(source) };
+        let read = Kubeconfig::read_from(file).map_err(failed)?;
+        let mut config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(failed)?;
+        if let Some(url) = url {
+            config.cluster_url = url;
+        }
+        Ok(config)
+    }
+}
+
+fn parse_url(url: &str, service_host: Option<&str>) -> Result<http::Uri, ServerError> {
+    let bad = |reason: String| ServerError::BadUrl { url: url.to_owned(), reason };
+    let parsed: http::Uri = url.parse().map_err(|error: http::uri::InvalidUri| bad(error.to_string()))?;
+    let (Some(_), Some(host)) = (parsed.scheme(), parsed.host()) else {
+        return Err(bad("scheme or host is missing".to_owned()));
+    };
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    if Some(host) == service_host || host == "kubernetes" || host.starts_with("kubernetes.default") {
+        return Err(ServerError::IsService { url: url.to_owned() });
+    }
+    Ok(parsed)
+}
+
+/// A configuration with the credentials of a Pod's service account, as far as they are there.
+fn with_account(url: http::Uri, account: &Path) -> Config {
+    let file = |name: &str| Some(account.join(name)).filter(|file| file.exists());
+    let mut config = Config::new(url);
+    config.root_cert_file = file("ca.crt");
+    config.auth_info =
+        AuthInfo { token_file: file("token").map(|file| file.to_string_lossy().into_owned()), ..AuthInfo::default() };
+    config
+}
+
+/// Starts to watch. `node_name` is the name of the own Node. `problems` become Events.
+pub fn follow(client: &Client, node_name: &str, events: UnboundedSender<Event>, problems: UnboundedReceiver<Problem>) {
+    let config = watcher::Config::default().page_size(PAGE).timeout(TIMEOUT);
+    let services = config.clone().labels(&format!("!{}", service::PROXY_NAME_LABEL)).fields("spec.clusterIP!=None");
+    let slices = config.clone().labels(&format!("!{}", slice::HEADLESS_LABEL));
+    let nodes = config.fields(&format!("metadata.name={node_name}"));
+    tokio::spawn(watch(Api::<core::Service>::all(client.clone()), services, Kind::Service, events.clone()));
+    tokio::spawn(watch(Api::<discovery::EndpointSlice>::all(client.clone()), slices, Kind::Slice, events.clone()));
+    tokio::spawn(watch(Api::<core::Node>::all(client.clone()), nodes, Kind::Node, events));
+    tokio::spawn(record(client.clone(), node_name.to_owned(), problems));
+}
+
+/// What one kind of object becomes.
+trait Projected: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {
+    /// The event for an object that is there, and what is wrong with it.
+    fn applied(&self) -> (Option<Event>, Vec<Problem>);
+    /// The event for an object that is gone.
+    fn deleted(&self) -> Option<Event>;
+}
+
+impl Projected for core::Service {
+    fn applied(&self) -> (Option<Event>, Vec<Problem>) {
+        let (projected, problems) = service::project(self, service::WithoutClusterIp::Ignored);
+        (projected.map(Event::ServiceApplied).or_else(|| self.deleted()), problems)
+    }
+
+    fn deleted(&self) -> Option<Event> {
+        service::name(self).map(Event::ServiceDeleted)
+    }
+}
+
+impl Projected for discovery::EndpointSlice {
+    fn applied(&self) -> (Option<Event>, Vec<Problem>) {
+        let (projected, problems) = slice::project(self);
+        (projected.map(Event::SliceApplied).or_else(|| self.deleted()), problems)
+    }
+
+    fn deleted(&self) -> Option<Event> {
+        slice::name(&self.metadata).map(Event::SliceDeleted)
+    }
+}
+
+impl Projected for core::Node {
+    fn applied(&self) -> (Option<Event>, Vec<Problem>) {
+        (Some(Event::NodeApplied(node::project(self))), Vec::new())
+    }
+
+    fn deleted(&self) -> Option<Event> {
+        Some(Event::NodeDeleted)
+    }
+}
+
+/// Follows one kind until nobody takes the events any more.
+async fn watch<K: Projected>(api: Api<K>, config: watcher::Config, kind: Kind, events: UnboundedSender<Event>) {
+    let mut told = Told::new();
+    let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
+    while let Some(item) = stream.next().await {
+        let out = match item {
+            Ok(Watched::Init) => vec![Event::ListStarted(kind)],
+            Ok(Watched::InitDone) => vec![Event::Listed(kind)],
+            Ok(Watched::InitApply(object) | Watched::Apply(object)) => applied(&object, &mut told),
+            Ok(Watched::Delete(object)) => {
+                told.remove(&key(&object));
+                object.deleted().into_iter().collect()
+            }
+            Err(error) => {
+                warn!(%kind, error = %chain(&error), "the API server does not answer this watch; trying again");
+                continue;
+            }
+        };
+        for event in out {
+            if events.send(event).is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn key<K: Resource>(object: &K) -> (String, String) {
+    let meta = object.meta();
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+fn applied<K: Projected>(object: &K, told: &mut Told) -> Vec<Event> {
+    let (event, problems) = object.applied();
+    let problems: BTreeSet<Problem> = problems.into_iter().collect();
+    let known = told.remove(&key(object)).unwrap_or_default();
+    let out = event.into_iter().chain(problems.difference(&known).cloned().map(Event::Bad)).collect();
+    if !problems.is_empty() {
+        told.insert(key(object), problems);
+    }
+    out
+}
+
+/// An error with all its causes, which kube's own text leaves out.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+/// Makes Events of problems.
+async fn record(client: Client, node_name: String, mut problems: UnboundedReceiver<Problem>) {
+    let recorder = Recorder::new(client, Reporter { controller: "svclb".to_owned(), instance: Some(node_name) });
+    while let Some(Problem { object, reason, message }) = problems.recv().await {
+        let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
+        let reference = ObjectReference {
+            api_version: text(object.api_version),
+            kind: text(object.kind),
+            namespace: text(&object.namespace),
+            name: text(&object.name),
+            uid: text(&object.uid),
+            ..ObjectReference::default()
+        };
+        let event = ApiEvent {
+            type_: EventType::Warning,
+            reason: reason.to_owned(),
+            note: Some(message),
+            action: "Serve".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = recorder.publish(&event, &reference).await {
+            warn!(%object, error = %chain(&error), "no Event could be written on this object");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_service_of_the_api_server_is_refused() {
+        for url in ["https://10.96.0.1:443", "https://kubernetes.default.svc", "https://kubernetes"] {
+            let refused = parse_url(url, Some("10.96.0.1")).expect_err("it is a Service");
+            assert!(matches!(refused, ServerError::IsService { .. }), "{url}: {refused}");
+        }
+        assert!(parse_url("https://[2001:db8::1]:6443", Some("10.96.0.1")).is_ok());
+        let refused = parse_url("https://[fd00:10:96::1]", Some("fd00:10:96::1")).expect_err("it is a Service");
+        assert!(refused.is_usage());
+    }
+
+    #[test]
+    fn a_server_without_scheme_is_refused() {
+        assert!(matches!(parse_url("192.0.2.10:6443", None), Err(ServerError::BadUrl { .. })));
+    }
+
+    #[tokio::test]
+    async fn without_any_server_the_error_says_what_to_give() {
+        let error = Server::default().config().await.expect_err("nothing is given");
+        assert!(error.to_string().contains("--api-server URL"), "{error}");
+    }
+
+    #[test]
+    fn a_problem_is_told_once_while_it_lasts() {
+        let mut object = core::Service::default();
+        object.metadata.name = Some("web".into());
+        object.spec = Some(core::ServiceSpec {
+            cluster_ip: Some("10.96.0.5".into()),
+            external_ips: Some(vec!["nonsense".into()]),
+            ..core::ServiceSpec::default()
+        });
+        let mut told = Told::new();
+        assert_eq!(applied(&object, &mut told).len(), 2);
+        assert_eq!(applied(&object, &mut told).len(), 1);
+    }
+}
