@@ -198,6 +198,7 @@ pub struct Attacher<T> {
     devices: T,
     hooked: BTreeMap<u32, Hooked>,
     seen: BTreeSet<u32>,
+    all_told: bool,
 }
 
 /// What a device has.
@@ -229,6 +230,7 @@ impl<T: DeviceTable> Attacher<T> {
             devices,
             hooked: BTreeMap::new(),
             seen: BTreeSet::new(),
+            all_told: false,
         })
     }
 
@@ -241,6 +243,7 @@ impl<T: DeviceTable> Attacher<T> {
             },
             DeviceEvent::Gone { index, name } => self.forget(*index, name),
             DeviceEvent::AllTold => {
+                self.all_told = true;
                 self.remove_stale();
                 Ok(())
             }
@@ -278,7 +281,7 @@ impl<T: DeviceTable> Attacher<T> {
     fn attach(&mut self, device: &Device, programs: Pair, first: bool) -> Result<(), AttachError> {
         let mut want = Want { index: device.index, name: device.name.clone(), programs, clsact_is_ours: true };
         let Some(linker) = &self.linker else {
-            self.put_clsact(device, programs).map_err(|error| clsact_failed(device, programs, error))?;
+            self.put_clsact(device, programs, first).map_err(|error| clsact_failed(device, programs, error))?;
             if first {
                 self.pins
                     .remove_links(device.index)
@@ -290,7 +293,7 @@ impl<T: DeviceTable> Attacher<T> {
         if has_links || !self.clsact_first {
             return linker.link_now(want);
         }
-        match self.put_clsact(device, programs) {
+        match self.put_clsact(device, programs, first) {
             Ok(ours) => {
                 want.clsact_is_ours = ours;
                 linker.link_later(want);
@@ -306,12 +309,18 @@ impl<T: DeviceTable> Attacher<T> {
         }
     }
 
-    fn put_clsact(&self, device: &Device, programs: Pair) -> Result<bool, ClsactError> {
+    fn put_clsact(&self, device: &Device, programs: Pair, first: bool) -> Result<bool, ClsactError> {
         let filter = |name: &'static str| {
             let program = self.descriptors.get(name).ok_or_else(|| io::Error::other("it is not loaded"))?;
             Ok::<_, io::Error>(Filter { name, program: program.as_fd() })
         };
-        self.clsact.put(device.index, filter(programs.ingress)?, filter(programs.egress)?)
+        let (ingress, egress) = (filter(programs.ingress)?, filter(programs.egress)?);
+        // What comes after the start is new; what was there may have filters of an agent before.
+        if first && self.all_told {
+            self.clsact.put_new(device.index, ingress, egress)
+        } else {
+            self.clsact.put(device.index, ingress, egress)
+        }
     }
 
     /// Removes the hooks of a device that should have none.

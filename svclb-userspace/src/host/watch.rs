@@ -4,13 +4,16 @@
 //! hook function with each device right there: a new pod's device must be hooked within milliseconds.
 //! Everybody else hears of it afterwards through a channel that never blocks the thread.
 //!
-//! Whatever a batch of messages holds, everything is decided anew from all that is known, by pure
-//! functions, and compared with what was decided before. So the order of messages does not matter, and
-//! a change at one device (a bridge's address, say) reaches all that depend on it (its ports).
+//! A device that a message names is decided about at once. When no more messages wait, everything is decided
+//! anew from all that is known, by pure functions, and compared with what was decided before. So the order
+//! of messages does not matter in the end, and a change at one device (a bridge's address, say) reaches all
+//! that depend on it (its ports).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, io,
+    fmt,
+    future::ready,
+    io,
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -36,6 +39,9 @@ const RESYNC: Duration = Duration::from_mins(5);
 
 /// How soon a failed dump or hook is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Not everything was decided anew for so long, as messages came all the time: then it is time for it.
+const UNSETTLED: Duration = Duration::from_millis(50);
 
 /// A device that is there, or not any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,8 +138,16 @@ where
     let topology = first_dump()?;
     let (sender, receiver) = mpsc::unbounded_channel();
     let (stop, stopped) = oneshot::channel();
-    let watcher =
-        Watcher { options, hook, sender, topology, node: None, told: BTreeMap::new(), failed: BTreeSet::new() };
+    let watcher = Watcher {
+        options,
+        hook,
+        sender,
+        topology,
+        node: None,
+        told: BTreeMap::new(),
+        failed: BTreeSet::new(),
+        unsettled_since: None,
+    };
     let thread = thread::Builder::new()
         .name("devices".into())
         .spawn(move || runtime.block_on(run(watcher, changes, stopped)))
@@ -159,7 +173,7 @@ where
     H: FnMut(&DeviceEvent) -> Result<(), E>,
     E: fmt::Display,
 {
-    watcher.settle(&BTreeSet::new(), Instant::now());
+    watcher.settle();
     watcher.call(DeviceEvent::AllTold, Instant::now());
     let mut resync = interval(RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -167,6 +181,7 @@ where
     let mut dump_due = false;
     loop {
         let retry = dump_due || !watcher.failed.is_empty();
+        // In this order: what comes new goes before what can wait.
         tokio::select! {
             biased;
             _ = &mut stopped => return,
@@ -181,12 +196,13 @@ where
                     return;
                 }
             },
+            () = ready(()), if watcher.unsettled_since.is_some() => watcher.settle(),
             _ = resync.tick() => dump_due = !watcher.resync(),
             () = sleep(RETRY), if retry => {
                 if dump_due {
                     dump_due = !watcher.resync();
                 } else {
-                    watcher.settle(&BTreeSet::new(), Instant::now());
+                    watcher.settle();
                 }
             }
         }
@@ -201,6 +217,8 @@ struct Watcher<H> {
     node: Option<NodeAddresses>,
     told: BTreeMap<u32, Device>,
     failed: BTreeSet<u32>,
+    /// When the first change was read since everything was decided.
+    unsettled_since: Option<Instant>,
 }
 
 impl<H, E> Watcher<H>
@@ -208,25 +226,38 @@ where
     H: FnMut(&DeviceEvent) -> Result<(), E>,
     E: fmt::Display,
 {
+    /// Takes changes in and decides at once about the devices that they name.
     fn take(&mut self, changes: Vec<Change>) {
         let seen = Instant::now();
-        let mut reborn = BTreeSet::new();
+        let mut named = BTreeSet::new();
         for change in changes {
-            if let Change::LinkGone(index) = change {
-                reborn.insert(index);
+            match &change {
+                Change::Link(link) => {
+                    named.insert(link.index);
+                }
+                // There may be another device under this index afterwards, without the hooks of this one.
+                Change::LinkGone(index) => self.forget(*index, seen),
+                Change::Address(..) | Change::AddressGone(..) | Change::Route(_) | Change::RouteGone(_) => {}
             }
             self.topology.apply(change);
         }
-        self.settle(&reborn, seen);
+        for index in named {
+            if let Some(device) = self.due(index) {
+                self.tell_of(device, seen);
+            }
+        }
+        let since = *self.unsettled_since.get_or_insert(seen);
+        if since.elapsed() > UNSETTLED {
+            self.settle();
+        }
     }
 
     /// Reads everything anew; `false` if that must be tried again.
     fn resync(&mut self) -> bool {
-        let seen = Instant::now();
         match netlink::dump() {
             Ok(topology) => {
                 self.topology = topology;
-                self.settle(&BTreeSet::new(), seen);
+                self.settle();
                 true
             }
             Err(error) => {
@@ -236,36 +267,48 @@ where
         }
     }
 
-    /// Decides everything anew and tells the differences. `reborn` are devices that were gone in between,
-    /// though there may be one under the same index again: their hooks are lost.
-    fn settle(&mut self, reborn: &BTreeSet<u32>, seen: Instant) {
+    /// Decides everything anew and tells the differences.
+    fn settle(&mut self) {
+        let seen = self.unsettled_since.take().unwrap_or_else(Instant::now);
         let node = self.topology.node_addresses(|link| leads_out(link, &self.topology));
-        let due: Vec<Device> = self
-            .topology
-            .links()
-            .map(|link| Device {
-                index: link.index,
-                name: link.name.clone(),
-                kind: link.kind.clone(),
-                attachment: classify(link, &self.topology, &node, &self.options),
-            })
-            .collect();
-        let gone = |index: u32| reborn.contains(&index) || self.topology.link(index).is_none();
-        let lost: Vec<u32> = self.told.keys().copied().filter(|&index| gone(index)).collect();
-        for index in lost {
-            if let Some(device) = self.told.remove(&index) {
-                self.call(DeviceEvent::Gone { index, name: device.name }, seen);
-            }
-        }
-        for device in due {
-            if self.told.get(&device.index) != Some(&device) || self.failed.contains(&device.index) {
-                self.told.insert(device.index, device.clone());
-                self.call(DeviceEvent::Present(device), seen);
-            }
-        }
         if self.node.as_ref() != Some(&node) {
             self.node = Some(node.clone());
             self.tell(HostEvent::Addresses(node));
+        }
+        let lost: Vec<u32> = self.told.keys().copied().filter(|&index| self.topology.link(index).is_none()).collect();
+        for index in lost {
+            self.forget(index, seen);
+        }
+        let indices: Vec<u32> = self.topology.links().map(|link| link.index).collect();
+        for index in indices {
+            if let Some(device) = self.due(index) {
+                self.tell_of(device, seen);
+            }
+        }
+    }
+
+    /// What is due for a device, if it differs from what was told or failed.
+    fn due(&self, index: u32) -> Option<Device> {
+        let link = self.topology.link(index)?;
+        let attachment = classify(link, &self.topology, self.node.as_ref()?, &self.options);
+        let told = self
+            .told
+            .get(&index)
+            .is_some_and(|told| told.attachment == attachment && told.name == link.name && told.kind == link.kind);
+        if told && !self.failed.contains(&index) {
+            return None;
+        }
+        Some(Device { index, name: link.name.clone(), kind: link.kind.clone(), attachment })
+    }
+
+    fn tell_of(&mut self, device: Device, seen: Instant) {
+        self.told.insert(device.index, device.clone());
+        self.call(DeviceEvent::Present(device), seen);
+    }
+
+    fn forget(&mut self, index: u32, seen: Instant) {
+        if let Some(device) = self.told.remove(&index) {
+            self.call(DeviceEvent::Gone { index, name: device.name }, seen);
         }
     }
 
