@@ -18,7 +18,7 @@ use serde::Serialize;
 use crate::model::Family;
 
 /// How long a change may wait.
-pub const STUCK: Duration = Duration::from_secs(60);
+pub const STUCK: Duration = Duration::from_mins(1);
 
 /// What the agent tells and the server reads.
 #[derive(Clone, Default, Debug)]

@@ -52,7 +52,7 @@ pub struct SyncReport {
 
 impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
     /// An engine on tables that may hold what an earlier agent wrote.
-    pub fn new(settings: NodeSettings, config: Config, v4: T4, v6: T6) -> Result<Self, TableError> {
+    pub fn new(settings: NodeSettings, config: &Config, v4: T4, v6: T6) -> Result<Self, TableError> {
         let place = Place {
             node_name: settings.name.clone(),
             external_ip_cidrs: settings.external_ip_cidrs.clone(),
@@ -142,9 +142,9 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
     }
 
     /// Takes over another CONFIG.
-    pub fn set_config(&mut self, config: Config) {
-        self.v4.planner.set_config(config);
-        self.v6.planner.set_config(config);
+    pub fn set_config(&mut self, config: &Config) {
+        self.v4.planner.set_config(*config);
+        self.v6.planner.set_config(*config);
     }
 
     /// The engines of both families, for those who look.
@@ -182,8 +182,8 @@ pub struct FamilyEngine<A: FamilyAddress, T> {
 }
 
 impl<A: FamilyAddress, T: Tables<A>> FamilyEngine<A, T> {
-    fn new(tables: T, config: Config) -> Result<Self, TableError> {
-        let planner = Planner::new(tables.read()?, config, &tables.limits());
+    fn new(tables: T, config: &Config) -> Result<Self, TableError> {
+        let planner = Planner::new(tables.read()?, *config, &tables.limits());
         Ok(Self { planner, tables, ports: HashMap::new() })
     }
 

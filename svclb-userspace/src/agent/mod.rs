@@ -53,7 +53,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let (events_in, events) = unbounded_channel();
     let (problems, problems_out) = unbounded_channel();
     // Before anything is loaded: a source that cannot work must change nothing.
-    let source = Source::prepare(&options, &node_name)?;
+    let source = Source::prepare(&options, &node_name).await?;
 
     let memory = machine_memory().context("read the size of this machine's memory")?;
     let load_options = load::Options { bpffs: Some(&options.bpffs), sizes: options.sizes(memory), test_mode: false };
@@ -68,7 +68,9 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         node_ports: options.nodeport_addresses.clone(),
         external_ip_cidrs: options.external_ip_cidrs.clone(),
     };
-    let engine = Engine::new(settings, config, BpfTables::take(&mut object)?, BpfTables::take(&mut object)?)?;
+    let v4 = BpfTables::take(&mut object, &options.bpffs)?;
+    let v6 = BpfTables::take(&mut object, &options.bpffs)?;
+    let engine = Engine::new(settings, &config, v4, v6)?;
     let (metrics, registry) = Metrics::register(PacketCounters::take(&mut object)?);
 
     let devices = DeviceMap::take(&mut object)?;
@@ -102,24 +104,30 @@ pub async fn run(options: AgentOptions) -> Result<()> {
 /// Where objects come from, checked and not yet started.
 enum Source {
     Manifests { folder: PathBuf, node_name: String },
+    Api { client: kube::Client, node_name: String },
 }
 
 impl Source {
-    fn prepare(options: &AgentOptions, node_name: &str) -> Result<Self> {
-        let Some(folder) = options.source.manifests.clone() else {
-            anyhow::bail!("give a source: --manifests DIR, --kubeconfig FILE or --api-server URL");
-        };
-        Ok(Self::Manifests { folder, node_name: node_name.to_owned() })
+    async fn prepare(options: &AgentOptions, node_name: &str) -> Result<Self> {
+        let node_name = node_name.to_owned();
+        let source = &options.source;
+        if let Some(folder) = source.manifests.clone() {
+            return Ok(Self::Manifests { folder, node_name });
+        }
+        let server = k8s::api::Server { kubeconfig: source.kubeconfig.clone(), url: source.api_server.clone() };
+        Ok(Self::Api { client: server.client().await?, node_name })
     }
 
     fn start(self, events: UnboundedSender<Event>, problems: UnboundedReceiver<Problem>) -> Result<()> {
         match self {
             Self::Manifests { folder, node_name } => {
+                // Files have no Events.
                 drop(problems);
                 k8s::manifests::follow(&folder, &node_name, events)?;
-                Ok(())
             }
+            Self::Api { client, node_name } => k8s::api::follow(&client, &node_name, events, problems),
         }
+        Ok(())
     }
 }
 
@@ -285,7 +293,7 @@ impl Agent {
         }
         if report.failures.is_empty() {
             let now = k8s_openapi::jiff::Timestamp::now();
-            self.metrics.last_sync.set(now.as_millisecond() as f64 / 1_000.0);
+            self.metrics.last_sync.set(now.as_duration().as_secs_f64());
         }
         self.health.set_node_eligible(self.engine.model().node().is_none_or(|node| !node.leaving));
     }
@@ -335,11 +343,11 @@ impl Agent {
         match written.and_then(|()| switch_halves(&mut self.config_table, &self.config)) {
             Ok(config) => {
                 self.config = config;
-                self.engine.set_config(config);
+                self.engine.set_config(&self.config);
                 info!("interest bitmaps rebuilt");
             }
             Err(error) => {
-                warn!(%error, "interest bitmaps not rebuilt; they work as before, with more bits than needed")
+                warn!(%error, "interest bitmaps not rebuilt; they work as before, with more bits than needed");
             }
         }
     }

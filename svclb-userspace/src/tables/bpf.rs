@@ -1,6 +1,7 @@
 //! The kernel's maps.
 
 use std::io;
+use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError};
@@ -10,6 +11,7 @@ use svclb_common::schema::{AffinityKey, Backend, BackendRef, Plain, Service, Ser
 use super::{ConfigTable, TableError, Tables};
 use crate::bpf::load::{LoadError, Object};
 use crate::bpf::pod::Pod;
+use crate::bpf::sys;
 use crate::model::FamilyAddress;
 use crate::plan::{Bitmap, Content, Limits};
 
@@ -34,6 +36,8 @@ where
     slots: Array<MapData, Pod<BackendRef>>,
     backends: Array<MapData, Pod<Backend<A>>>,
     source_ranges: LpmTrie<MapData, Pod<RangeData<A>>, Pod<u32>>,
+    /// Where the maps are pinned: arrays are read from there, thousands of entries in one call.
+    pins: PathBuf,
 }
 
 impl<A: FamilyAddress> BpfTables<A>
@@ -42,8 +46,8 @@ where
     Backend<A>: Plain,
     RangeData<A>: Plain,
 {
-    /// Takes the maps of this family out of a loaded object.
-    pub fn take(object: &mut Object) -> Result<Self, LoadError> {
+    /// Takes the maps of this family out of an object that was loaded with pins in this folder.
+    pub fn take(object: &mut Object, pins: &Path) -> Result<Self, LoadError> {
         let name = |name: &str| format!("{name}{}", A::FAMILY.suffix());
         Ok(Self {
             interest_frontends: object.take_array(&name("INTEREST_FRONTENDS"))?,
@@ -53,6 +57,7 @@ where
             slots: object.take_array(&name("SLOTS"))?,
             backends: object.take_array(&name("BACKENDS"))?,
             source_ranges: object.take_map(&name("SOURCE_RANGES"))?,
+            pins: pins.to_owned(),
         })
     }
 }
@@ -153,18 +158,18 @@ where
     fn read(&self) -> Result<Content<A>, TableError> {
         let mut content = Content {
             frontends: std::collections::HashMap::new(),
-            services: trimmed::<A, _>(&self.services, "SERVICE")?,
-            slots: trimmed::<A, _>(&self.slots, "SLOTS")?,
-            backends: trimmed::<A, _>(&self.backends, "BACKENDS")?,
+            services: trimmed::<A, _>(&self.pins, "SERVICE")?,
+            slots: trimmed::<A, _>(&self.pins, "SLOTS")?,
+            backends: trimmed::<A, _>(&self.pins, "BACKENDS")?,
             source_ranges: std::collections::HashMap::new(),
-            interest_frontends: whole::<A, _>(&self.interest_frontends, "INTEREST_FRONTENDS")?,
-            interest_backends: whole::<A, _>(&self.interest_backends, "INTEREST_BACKENDS")?,
+            interest_frontends: whole::<A, _>(&self.pins, "INTEREST_FRONTENDS")?,
+            interest_backends: whole::<A, _>(&self.pins, "INTEREST_BACKENDS")?,
         };
-        for entry in self.frontends.iter() {
+        for entry in &self.frontends {
             let (key, value) = entry.map_err(failed::<A>("read", "SERVICES", ""))?;
             content.frontends.insert(key.0, value.0);
         }
-        for entry in self.source_ranges.iter() {
+        for entry in &self.source_ranges {
             let (key, _) = entry.map_err(failed::<A>("read", "SOURCE_RANGES", ""))?;
             let (length, data) = (key.prefix_len(), key.data().0);
             let length = u8::try_from(length.saturating_sub(SERVICE_BITS)).unwrap_or(u8::MAX);
@@ -191,20 +196,24 @@ where
     Key::new(SERVICE_BITS + u32::from(length), Pod(RangeData { service, client: address }))
 }
 
-/// All entries of an array.
-fn whole<A: FamilyAddress, T: Plain>(map: &Array<MapData, Pod<T>>, name: &'static str) -> Result<Vec<T>, TableError> {
-    let read = |entry: Result<Pod<T>, MapError>| entry.map(|entry| entry.0).map_err(failed::<A>("read", name, ""));
-    map.iter().map(read).collect()
+/// All entries of a pinned array.
+fn whole<A: FamilyAddress, T: Plain>(pins: &Path, name: &'static str) -> Result<Vec<T>, TableError> {
+    let data = MapData::from_pin(pins.join(format!("{name}{}", A::FAMILY.suffix())));
+    let data = data.map_err(failed::<A>("open the pin of", name, ""))?;
+    let entries = data.info().map_err(failed::<A>("ask about", name, ""))?.max_entries();
+    let read = sys::read_array(data.fd(), entries, false);
+    read.map_err(|error| failed::<A>("read", name, "")(MapError::IoError(error)))
 }
 
-/// The entries of an array up to the last that was written.
+/// The entries of a pinned array up to the last that was written.
 fn trimmed<A: FamilyAddress, T: Plain + Default + PartialEq>(
-    map: &Array<MapData, Pod<T>>,
+    pins: &Path,
     name: &'static str,
 ) -> Result<Vec<T>, TableError> {
-    let mut all = whole::<A, T>(map, name)?;
+    let mut all = whole::<A, T>(pins, name)?;
     let used = all.iter().rposition(|entry| *entry != T::default()).map_or(0, |last| last + 1);
     all.truncate(used);
+    all.shrink_to_fit();
     Ok(all)
 }
 
