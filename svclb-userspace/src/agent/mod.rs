@@ -7,6 +7,7 @@
 
 pub mod devices;
 pub mod engine;
+pub mod lock;
 mod servers;
 
 use std::collections::BTreeSet;
@@ -55,6 +56,11 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     // Before anything is loaded: a source that cannot work must change nothing.
     let source = Source::prepare(&options, &node_name).await?;
 
+    std::fs::create_dir_all(&options.bpffs).with_context(|| {
+        let folder = options.bpffs.display();
+        format!("make {folder}; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)")
+    })?;
+    let _lock = lock::FolderLock::take(&options.bpffs)?;
     let memory = machine_memory().context("read the size of this machine's memory")?;
     let load_options = load::Options { bpffs: Some(&options.bpffs), sizes: options.sizes(memory), test_mode: false };
     let mut object = Object::load(&load_options)?;

@@ -156,26 +156,7 @@ where
     }
 
     fn read(&self) -> Result<Content<A>, TableError> {
-        let mut content = Content {
-            frontends: std::collections::HashMap::new(),
-            services: trimmed::<A, _>(&self.pins, "SERVICE")?,
-            slots: trimmed::<A, _>(&self.pins, "SLOTS")?,
-            backends: trimmed::<A, _>(&self.pins, "BACKENDS")?,
-            source_ranges: std::collections::HashMap::new(),
-            interest_frontends: whole::<A, _>(&self.pins, "INTEREST_FRONTENDS")?,
-            interest_backends: whole::<A, _>(&self.pins, "INTEREST_BACKENDS")?,
-        };
-        for entry in &self.frontends {
-            let (key, value) = entry.map_err(failed::<A>("read", "SERVICES", ""))?;
-            content.frontends.insert(key.0, value.0);
-        }
-        for entry in &self.source_ranges {
-            let (key, _) = entry.map_err(failed::<A>("read", "SOURCE_RANGES", ""))?;
-            let (length, data) = (key.prefix_len(), key.data().0);
-            let length = u8::try_from(length.saturating_sub(SERVICE_BITS)).unwrap_or(u8::MAX);
-            content.source_ranges.entry(data.service).or_default().insert((length, data.client));
-        }
-        Ok(content)
+        read_pinned(&self.pins)
     }
 
     fn limits(&self) -> Limits {
@@ -196,21 +177,59 @@ where
     Key::new(SERVICE_BITS + u32::from(length), Pod(RangeData { service, client: address }))
 }
 
-/// All entries of a pinned array.
-fn whole<A: FamilyAddress, T: Plain>(pins: &Path, name: &'static str) -> Result<Vec<T>, TableError> {
-    let data = MapData::from_pin(pins.join(format!("{name}{}", A::FAMILY.suffix())));
-    let data = data.map_err(failed::<A>("open the pin of", name, ""))?;
-    let entries = data.info().map_err(failed::<A>("ask about", name, ""))?.max_entries();
-    let read = sys::read_array(data.fd(), entries, false);
-    read.map_err(|error| failed::<A>("read", name, "")(MapError::IoError(error)))
+/// Reads the tables of one family from the pins of an agent that may or may not run.
+pub fn read_pinned<A: FamilyAddress>(pins: &Path) -> Result<Content<A>, TableError>
+where
+    ServiceKey<A>: Plain,
+    Backend<A>: Plain,
+    RangeData<A>: Plain,
+{
+    let name = |name: &str| format!("{name}{}", A::FAMILY.suffix());
+    let mut content = Content {
+        frontends: std::collections::HashMap::new(),
+        services: trimmed(pins, &name("SERVICE"))?,
+        slots: trimmed(pins, &name("SLOTS"))?,
+        backends: trimmed(pins, &name("BACKENDS"))?,
+        source_ranges: std::collections::HashMap::new(),
+        interest_frontends: pinned_array(pins, &name("INTEREST_FRONTENDS"), false)?,
+        interest_backends: pinned_array(pins, &name("INTEREST_BACKENDS"), false)?,
+    };
+    let frontends: HashMap<MapData, Pod<ServiceKey<A>>, Pod<ServiceRef>> = pinned(pins, &name("SERVICES"))?;
+    for entry in &frontends {
+        let (key, value) = entry.map_err(|error| unread(&name("SERVICES"), cause(error)))?;
+        content.frontends.insert(key.0, value.0);
+    }
+    let ranges: LpmTrie<MapData, Pod<RangeData<A>>, Pod<u32>> = pinned(pins, &name("SOURCE_RANGES"))?;
+    for entry in &ranges {
+        let (key, _) = entry.map_err(|error| unread(&name("SOURCE_RANGES"), cause(error)))?;
+        let (length, data) = (key.prefix_len(), key.data().0);
+        let length = u8::try_from(length.saturating_sub(SERVICE_BITS)).unwrap_or(u8::MAX);
+        content.source_ranges.entry(data.service).or_default().insert((length, data.client));
+    }
+    Ok(content)
+}
+
+fn unread(map: &str, source: io::Error) -> TableError {
+    TableError { operation: "read", map: map.to_owned(), key: String::new(), source }
+}
+
+/// A pinned map of some type.
+pub fn pinned<M: TryFrom<aya::maps::Map, Error = MapError>>(pins: &Path, name: &str) -> Result<M, TableError> {
+    let data = MapData::from_pin(pins.join(name)).map_err(|error| unread(name, cause(error)))?;
+    let map = aya::maps::Map::from_map_data(data).map_err(|error| unread(name, cause(error)))?;
+    M::try_from(map).map_err(|error| unread(name, cause(error)))
+}
+
+/// All entries of a pinned array, each read under its lock if `locked`.
+pub fn pinned_array<T: Plain>(pins: &Path, name: &str, locked: bool) -> Result<Vec<T>, TableError> {
+    let data = MapData::from_pin(pins.join(name)).map_err(|error| unread(name, cause(error)))?;
+    let entries = data.info().map_err(|error| unread(name, cause(error)))?.max_entries();
+    sys::read_array(data.fd(), entries, locked).map_err(|error| unread(name, error))
 }
 
 /// The entries of a pinned array up to the last that was written.
-fn trimmed<A: FamilyAddress, T: Plain + Default + PartialEq>(
-    pins: &Path,
-    name: &'static str,
-) -> Result<Vec<T>, TableError> {
-    let mut all = whole::<A, T>(pins, name)?;
+fn trimmed<T: Plain + Default + PartialEq>(pins: &Path, name: &str) -> Result<Vec<T>, TableError> {
+    let mut all = pinned_array::<T>(pins, name, false)?;
     let used = all.iter().rposition(|entry| *entry != T::default()).map_or(0, |last| last + 1);
     all.truncate(used);
     all.shrink_to_fit();
