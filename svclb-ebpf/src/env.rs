@@ -268,7 +268,9 @@ macro_rules! tables {
         extern "C" fn $enter_claim(ctx: *mut __sk_buff, claim: *mut Claim<$address>) -> u32 {
             // SAFETY: the verifier lets only callers pass that give a whole Claim.
             let (Some(config), Some(claim)) = (maps::CONFIG.get(0), unsafe { claim.as_ref() }) else { return 0 };
-            u32::from(snat_port::enter(&Kernel { config, skb: Skb { ctx } }, claim))
+            // A copy of our own: kernel 6.1 takes no key of a map from the memory that a caller gave.
+            let claim = *claim;
+            u32::from(snat_port::enter(&Kernel { config, skb: Skb { ctx } }, &claim))
         }
 
         impl Tables<$address> for Kernel {

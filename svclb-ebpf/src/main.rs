@@ -5,7 +5,7 @@
 //! happens to a packet is decided in `svclb_common::datapath`.
 //!
 //! For any other target than BPF this is an empty program, so that the whole workspace builds anywhere.
-#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics))]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics, asm_experimental_arch))]
 #![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "BPF has no other way to compare and exchange"))]
 
 #[cfg(target_arch = "bpf")]

@@ -10,6 +10,7 @@ use aya_ebpf::helpers::generated::{
     bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
     bpf_skb_store_bytes,
 };
+use core::arch::asm;
 use core::mem::MaybeUninit;
 use svclb_common::packet::{MAX_SUM, Packet};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -22,6 +23,19 @@ const ROOM_MAC: u32 = 1;
 const MAX_OFFSET: usize = 4096;
 /// Bytes summed at once.
 const CHUNK: usize = 64;
+
+/// `offset` if it is small enough, as a value that the verifier knows to be: kernel 6.1 forgets what a
+/// comparison told about a register when the compiler saved the value before it and loads it after it.
+#[inline(always)]
+fn bounded(offset: usize) -> Option<usize> {
+    if offset > MAX_OFFSET {
+        return None;
+    }
+    let mut bounded = offset;
+    // SAFETY: changes nothing but the register, and not its value, as MAX_OFFSET lies inside the mask.
+    unsafe { asm!("{0} &= 8191", inout(reg) bounded, options(pure, nomem, nostack)) };
+    Some(bounded)
+}
 
 /// A packet at a `tc` hook.
 #[derive(Clone, Copy)]
@@ -53,9 +67,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn read<T: FromBytes + Copy>(&self, offset: usize) -> Option<T> {
-        if offset > MAX_OFFSET {
-            return None;
-        }
+        let offset = bounded(offset)?;
         if let Some(start) = self.linear::<T>(offset) {
             // SAFETY: `linear` checked that all of T is there; T is valid for any bytes (FromBytes). A
             // misaligned load is what BPF does on every machine that the verifier allows it on.
@@ -75,9 +87,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn write<T: IntoBytes + Immutable + Copy>(&mut self, offset: usize, value: &T) -> Option<()> {
-        if offset > MAX_OFFSET {
-            return None;
-        }
+        let offset = bounded(offset)?;
         if let Some(start) = self.linear::<T>(offset) {
             // SAFETY: `linear` checked the bounds; T is plain bytes without padding (IntoBytes).
             unsafe { *start = *value };

@@ -103,15 +103,14 @@ pub fn insert<A: Address, E: Env + Tables<A>>(env: &E, new: &mut NewFlow<A>, ove
     // An entry that stands in SPILL is replaced there, not doubled at home.
     let mut place = if new.from_spill { spill } else { home };
     let mut counted = false;
-    let mut result;
-    loop {
-        result = env.locked(place, Enter { config, new, over }).unwrap_or(entered::FULL);
-        if result != entered::FULL || place.spill {
-            break;
-        }
+    // Written twice rather than as a loop: kernel 6.1 refuses code that falls from a call into the head of
+    // a loop, and where the compiler puts a loop around two locks is up to it.
+    let mut result = env.locked(place, Enter { config, new, over }).unwrap_or(entered::FULL);
+    if result == entered::FULL && !place.spill {
         place = spill;
         count_overflow::<A, E>(env, home, true);
         counted = true;
+        result = env.locked(place, Enter { config, new, over }).unwrap_or(entered::FULL);
     }
     let placed = result == entered::NEW || result == entered::DISPLACED;
     new.in_spill = place.spill && placed;
