@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock},
     thread,
     time::{Duration, Instant},
 };
@@ -138,8 +138,13 @@ impl Told {
     }
 }
 
+/// A hook function that does nothing.
+fn all_right(events: &[DeviceEvent]) -> Vec<Result<(), String>> {
+    vec![Ok(()); events.len()]
+}
+
 fn watch_only(options: Options) -> Told {
-    Told::new(host::watch(options, |_| Ok::<_, String>(())).expect("watch the namespace"))
+    Told::new(host::watch(options, all_right).expect("watch the namespace"))
 }
 
 /// A node with a wire (a veth pair of which the other end is elsewhere) and the default route.
@@ -162,7 +167,7 @@ fn exists(netns: &Netns, line: &str) -> bool {
     match netns.ip(&format!("{line}\n")) {
         Ok(()) => true,
         Err(error) if error.to_string().contains("Unknown device type") => {
-            println!("not tested, this kernel does not know it: {line}");
+            eprintln!("not tested, this kernel does not know it: {line}");
             false
         }
         Err(error) => panic!("{error:#}"),
@@ -251,8 +256,7 @@ fn devices_of_all_kinds_are_taken_for_what_they_are() {
         wait("the node's addresses", || {
             told.read();
             let found = |ip: &&str| told.addresses.all.iter().any(|address| address.ip.to_string() == **ip);
-            (told.addresses.primary4 == own4 && told.addresses.primary6 == own6 && all.iter().all(|ip| found(&ip)))
-                .then_some(())
+            (told.addresses.primary4 == own4 && told.addresses.primary6 == own6 && all.iter().all(found)).then_some(())
         });
     });
 }
@@ -294,6 +298,23 @@ fn a_change_of_one_device_reaches_those_that_depend_on_it() {
     });
 }
 
+/// A loaded kernel object, of which there are two, as an old agent and a new one have. All tests share them:
+/// loading takes seconds.
+struct Build(OnceLock<Mutex<Object>>);
+
+static OLD: Build = Build(OnceLock::new());
+static NEW: Build = Build(OnceLock::new());
+
+impl Build {
+    fn object(&self) -> MutexGuard<'_, Object> {
+        let load = || {
+            let options = load::Options { bpffs: None, sizes: Sizes::for_memory(0), test_mode: false };
+            Mutex::new(Object::load(&options).expect("load the kernel object"))
+        };
+        self.0.get_or_init(load).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// An agent without its brain: watcher and attacher.
 struct Hooker {
     told: Told,
@@ -304,23 +325,23 @@ struct Hooker {
 type Times = Arc<Mutex<BTreeMap<u32, Instant>>>;
 
 /// Notes when a device was told of first.
-fn note(times: &Times, event: &DeviceEvent) {
-    if let DeviceEvent::Present(device) = event {
-        let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
-        times.entry(device.index).or_insert_with(Instant::now);
+fn note(times: &Times, events: &[DeviceEvent]) {
+    let mut times = times.lock().unwrap_or_else(PoisonError::into_inner);
+    for event in events {
+        if let DeviceEvent::Present(device) = event {
+            times.entry(device.index).or_insert_with(Instant::now);
+        }
     }
 }
 
 impl Hooker {
-    fn start(mode: Mode, folder: &Path, records: &Records) -> Self {
-        let options = load::Options { bpffs: None, sizes: Sizes::for_memory(0), test_mode: false };
-        let mut object = Object::load(&options).expect("load the kernel object");
-        let mut attacher = Attacher::new(mode, folder, &mut object, records.clone()).expect("an attacher");
+    fn start(mode: Mode, folder: &Path, build: &Build, records: &Records) -> Self {
+        let mut attacher = Attacher::new(mode, folder, &mut *build.object(), records.clone()).expect("an attacher");
         let hooked = Arc::<Mutex<BTreeMap<u32, Instant>>>::default();
         let times = Arc::clone(&hooked);
-        let hook = move |event: &DeviceEvent| {
-            let done = attacher.apply(event);
-            note(&times, event);
+        let hook = move |events: &[DeviceEvent]| {
+            let done = attacher.apply(events);
+            note(&times, events);
             done
         };
         Self { told: Told::new(host::watch(Options::default(), hook).expect("watch the namespace")), hooked }
@@ -437,7 +458,7 @@ fn links_outlive_the_agent_and_are_adopted() {
         let stage = Stage::new();
         stage.run(|folder| {
             let records = Records::default();
-            let mut first = Hooker::start(mode, folder, &records);
+            let mut first = Hooker::start(mode, folder, &OLD, &records);
             first.until_hooked(&ALL);
             until_linked(&stage.netns);
             let index = |name: &str| first.told.devices[name].index;
@@ -454,7 +475,7 @@ fn links_outlive_the_agent_and_are_adopted() {
             let pins = PinFolder::existing(folder);
             assert_eq!(pins.devices_with_links().expect("a list").len(), 4);
 
-            let mut second = Hooker::start(mode, folder, &records);
+            let mut second = Hooker::start(mode, folder, &NEW, &records);
             second.until_hooked(&["eth0", "cni0", "pod2"]);
             for (device, before) in ALL.iter().zip(&before).filter(|(device, _)| **device != "pod1") {
                 wait(&format!("{device} is adopted"), || {
@@ -481,7 +502,7 @@ fn clsact_filters_outlive_the_agent_and_are_replaced() {
     stage.run(|folder| {
         let names = |device| due(device).map(|program| format!("svclb:{program}"));
         let records = Records::default();
-        let mut first = Hooker::start(Mode::Clsact, folder, &records);
+        let mut first = Hooker::start(Mode::Clsact, folder, &OLD, &records);
         first.until_hooked(&ALL);
         drop(first);
         for device in ALL {
@@ -496,7 +517,7 @@ fn clsact_filters_outlive_the_agent_and_are_replaced() {
         tc(&stage.netns, &add);
         tc(&stage.netns, "qdisc add dev pod1 root pfifo");
 
-        let mut second = Hooker::start(Mode::Clsact, folder, &records);
+        let mut second = Hooker::start(Mode::Clsact, folder, &NEW, &records);
         second.until_hooked(&ALL);
         drop(second);
         for device in ALL {
@@ -521,17 +542,17 @@ fn a_change_of_mode_leaves_nothing_of_the_other() {
     let stage = Stage::new();
     stage.run(|folder| {
         let records = Records::default();
-        let mut agent = Hooker::start(Mode::Tcx, folder, &records);
+        let mut agent = Hooker::start(Mode::Tcx, folder, &OLD, &records);
         agent.until_hooked(&ALL);
         drop(agent);
-        let mut agent = Hooker::start(Mode::Clsact, folder, &records);
+        let mut agent = Hooker::start(Mode::Clsact, folder, &NEW, &records);
         agent.until_hooked(&ALL);
         drop(agent);
         for device in ALL {
             assert_eq!(filters(&stage.netns, device).len(), 2);
             wait(&format!("{device} without TCX"), || tcx_programs(device).is_empty().then_some(()));
         }
-        let mut agent = Hooker::start(Mode::Auto, folder, &records);
+        let mut agent = Hooker::start(Mode::Auto, folder, &OLD, &records);
         agent.until_hooked(&ALL);
         until_linked(&stage.netns);
         drop(agent);
@@ -545,7 +566,7 @@ fn a_veth_that_joins_a_bridge_gets_the_port_program() {
     for mode in [Mode::Auto, Mode::Clsact] {
         let stage = Stage::new();
         stage.run(|folder| {
-            let mut agent = Hooker::start(mode, folder, &Records::default());
+            let mut agent = Hooker::start(mode, folder, &OLD, &Records::default());
             agent.until_hooked(&ALL);
             if mode == Mode::Auto {
                 until_linked(&stage.netns);
@@ -567,13 +588,13 @@ fn an_ingress_qdisc_in_the_way_of_clsact_is_left_in_peace() {
     let stage = Stage::new();
     stage.run(|folder| {
         tc(&stage.netns, "qdisc add dev pod1 ingress");
-        let mut agent = Hooker::start(Mode::Auto, folder, &Records::default());
+        let mut agent = Hooker::start(Mode::Auto, folder, &OLD, &Records::default());
         agent.until_hooked(&ALL);
         assert_eq!(tcx_programs("pod1"), due("pod1"), "TCX at once");
         assert!(tc(&stage.netns, "qdisc show dev pod1").contains("ingress ffff:"));
         drop(agent);
 
-        let mut agent = Hooker::start(Mode::Clsact, folder, &Records::default());
+        let mut agent = Hooker::start(Mode::Clsact, folder, &NEW, &Records::default());
         let failure = wait("a failure", || {
             agent.told.read();
             agent.told.failures.first().cloned()
@@ -586,29 +607,30 @@ fn an_ingress_qdisc_in_the_way_of_clsact_is_left_in_peace() {
     });
 }
 
+/// Pods that start at the same time.
+const PODS: usize = 200;
+
 #[test]
 fn two_hundred_pods_at_once_are_hooked_in_time() {
     let _turn = MACHINE.write().unwrap_or_else(PoisonError::into_inner);
-    const PODS: usize = 200;
     let (netns, elsewhere) = (Netns::new("node").expect("a namespace"), Netns::new("elsewhere").expect("a namespace"));
     node(&netns, &elsewhere);
     let bpffs = Bpffs::new().expect("a BPF file system");
     let folder = bpffs.folder("node");
     netns.run(|| {
         bpffs.run(|| {
-            let mut agent = Hooker::start(Mode::Auto, &folder, &Records::default());
+            let mut agent = Hooker::start(Mode::Auto, &folder, &OLD, &Records::default());
             agent.until_hooked(&["eth0"]);
             // Another watcher, which does nothing, knows when the kernel told of a device.
             let told = Times::default();
             let times = Arc::clone(&told);
-            let observer = host::watch(Options::default(), move |event| {
-                note(&times, event);
-                Ok::<_, String>(())
+            let observer = host::watch(Options::default(), move |events| {
+                note(&times, events);
+                all_right(events)
             });
             let observer = Told::new(observer.expect("watch the namespace"));
-            let lines: String = (0..PODS)
-                .map(|pod| format!("link add pod{pod} type veth peer name eth{pod} netns {}\n", elsewhere.path()))
-                .collect();
+            let pod = |pod| format!("link add pod{pod} type veth peer name eth{pod} netns {}\n", elsewhere.path());
+            let lines = (0..PODS).map(pod).collect::<Vec<String>>().concat();
             let start = Instant::now();
             netns.ip(&lines).expect("make pods");
             let made = start.elapsed();
@@ -623,7 +645,7 @@ fn two_hundred_pods_at_once_are_hooked_in_time() {
                 (took.len() == PODS).then_some(took)
             });
             let at = |percent: usize| took[(took.len() - 1) * percent / 100];
-            println!(
+            eprintln!(
                 "{PODS} pods made in {made:?}; from RTM_NEWLINK to hooked: p50 {:?}, p99 {:?}, longest {:?}",
                 at(50),
                 at(99),

@@ -83,7 +83,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let mut attacher = Attacher::new(options.attach, &options.bpffs, &mut object, devices)?;
     let host_options =
         host::Options { node_devices: options.devices.clone(), excluded: options.exclude_devices.clone() };
-    let (host_events, _watch) = host::watch(host_options, move |event: &DeviceEvent| attacher.apply(event))?;
+    let (host_events, _watch) = host::watch(host_options, move |events: &[DeviceEvent]| attacher.apply(events))?;
 
     let health = Health::default();
     servers::serve("healthz", options.healthz_bind_address, health.clone().router());

@@ -16,8 +16,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt, io,
     os::fd::{AsFd, OwnedFd},
+    panic,
     path::Path,
     str::FromStr,
+    thread,
 };
 
 use aya::programs::{ProgramError, SchedClassifier};
@@ -39,6 +41,9 @@ use crate::host::{
 /// The tc programs of the kernel object that are attached to devices.
 pub const PROGRAMS: [&str; 7] =
     ["ingress", "ingress_l3", "ingress_stacked", "ingress_stacked_l3", "ingress_port", "egress", "egress_l3"];
+
+/// Devices that are hooked by clsact at the same time.
+const HANDS: usize = 4;
 
 const fn pair(hooks: &Hooks) -> Pair {
     Pair {
@@ -190,7 +195,8 @@ impl Programs {
 /// Attaches programs to the devices of one network namespace.
 pub struct Attacher<T> {
     descriptors: BTreeMap<&'static str, OwnedFd>,
-    clsact: Clsact,
+    /// Sockets to hook several devices at once.
+    hands: Vec<Clsact>,
     /// None without TCX.
     linker: Option<Linker>,
     clsact_first: bool,
@@ -199,6 +205,17 @@ pub struct Attacher<T> {
     hooked: BTreeMap<u32, Hooked>,
     seen: BTreeSet<u32>,
     all_told: bool,
+}
+
+/// A device to be hooked by clsact.
+#[derive(Debug, Clone, Copy)]
+struct Task<'a> {
+    device: &'a Device,
+    programs: Pair,
+    /// It may still have hooks of an agent before.
+    first: bool,
+    /// It has come up just now and has nothing yet.
+    new: bool,
 }
 
 /// What a device has.
@@ -220,10 +237,11 @@ impl<T: DeviceTable> Attacher<T> {
         }
         let mut programs = Programs::take(object, &pins)?;
         let descriptors = std::mem::take(&mut programs.descriptors);
+        let hands: io::Result<Vec<Clsact>> = (0..HANDS).map(|_| Clsact::new()).collect();
         let linker = tcx.then(|| Linker::start(programs.into_links(pins.clone()))).transpose();
         Ok(Self {
             descriptors,
-            clsact: Clsact::new().map_err(AttacherError::Prepare)?,
+            hands: hands.map_err(AttacherError::Prepare)?,
             linker: linker.map_err(AttacherError::Prepare)?,
             clsact_first: mode != Mode::Tcx,
             pins,
@@ -234,23 +252,36 @@ impl<T: DeviceTable> Attacher<T> {
         })
     }
 
-    /// Does what an event of [`host::watch()`] asks for. Takes 0.2 ms for a new device, but in mode `tcx`.
-    pub fn apply(&mut self, event: &DeviceEvent) -> Result<(), AttachError> {
-        match event {
-            DeviceEvent::Present(device) => match &device.attachment {
-                Attachment::Hooked(hooks) => self.hook(device, hooks),
-                Attachment::Left(_) => self.unhook(device.index, &device.name),
-            },
-            DeviceEvent::Gone { index, name } => self.forget(*index, name),
-            DeviceEvent::AllTold => {
-                self.all_told = true;
-                self.remove_stale();
-                Ok(())
-            }
+    /// Does what events of [`host::watch()`] ask for, with an outcome for each. Takes 0.2 ms for a new device,
+    /// but in mode `tcx`.
+    pub fn apply(&mut self, events: &[DeviceEvent]) -> Vec<Result<(), AttachError>> {
+        let mut outcomes = Vec::with_capacity(events.len());
+        let mut quick = Vec::new();
+        for (at, event) in events.iter().enumerate() {
+            outcomes.push(match event {
+                DeviceEvent::Present(device) => match &device.attachment {
+                    Attachment::Hooked(hooks) => self.hook(device, hooks).map(|task| {
+                        quick.extend(task.map(|task| (at, task)));
+                    }),
+                    Attachment::Left(_) => self.unhook(device.index, &device.name),
+                },
+                DeviceEvent::Gone { index, name } => self.forget(*index, name),
+                DeviceEvent::AllTold => {
+                    self.all_told = true;
+                    self.remove_stale();
+                    Ok(())
+                }
+            });
         }
+        for (at, outcome) in self.put_all(quick) {
+            outcomes[at] = outcome;
+        }
+        outcomes
     }
 
-    fn hook(&mut self, device: &Device, hooks: &Hooks) -> Result<(), AttachError> {
+    /// Writes the record of a device and attaches its programs, unless clsact must do that: then it gives
+    /// the task.
+    fn hook<'a>(&mut self, device: &'a Device, hooks: &Hooks) -> Result<Option<Task<'a>>, AttachError> {
         let (record, programs) = (record(hooks), pair(hooks));
         let first = self.seen.insert(device.index);
         let before = self.hooked.get(&device.index).copied();
@@ -261,66 +292,79 @@ impl<T: DeviceTable> Attacher<T> {
             self.hooked.insert(device.index, Hooked { record, programs: before.and_then(|hooked| hooked.programs) });
         }
         if before.and_then(|hooked| hooked.programs) == Some(programs) {
-            return Ok(());
+            return Ok(None);
         }
-        match self.attach(device, programs, first) {
-            Ok(()) => {
-                self.hooked.insert(device.index, Hooked { record, programs: Some(programs) });
-                Ok(())
+        if let Some(linker) = &self.linker {
+            let has_links = linker.is_linked(device.index) || first && self.pins.has_links(device.index);
+            if has_links || !self.clsact_first {
+                let done = linker.link_now(want(device, programs, true));
+                return self.hooked_by(device, programs, done).map(|()| None);
             }
+        }
+        // What comes after the start is new; what was there may have filters of an agent before.
+        Ok(Some(Task { device, programs, first, new: first && self.all_told }))
+    }
+
+    /// Notes what became of the programs of a device.
+    fn hooked_by(&mut self, device: &Device, programs: Pair, done: Result<(), AttachError>) -> Result<(), AttachError> {
+        if let Some(hooked) = self.hooked.get_mut(&device.index) {
+            hooked.programs = done.is_ok().then_some(programs);
+        }
+        match done {
             // The message that says so is on its way.
             Err(error) if error.device_is_gone() => Ok(()),
-            Err(error) => {
-                self.hooked.insert(device.index, Hooked { record, programs: None });
-                Err(error)
-            }
+            done => done,
         }
     }
 
-    /// Attaches by the ways of the mode. `first`: the device may still have hooks of an agent before.
-    fn attach(&mut self, device: &Device, programs: Pair, first: bool) -> Result<(), AttachError> {
-        let mut want = Want { index: device.index, name: device.name.clone(), programs, clsact_is_ours: true };
-        let Some(linker) = &self.linker else {
-            self.put_clsact(device, programs, first).map_err(|error| clsact_failed(device, programs, error))?;
-            if first {
-                self.pins
-                    .remove_links(device.index)
-                    .map_err(|source| failed(device, "remove TCX links of an agent before", source))?;
-            }
-            return Ok(());
+    /// Hooks devices by clsact. Several hands do it: each request waits for the lock of the network
+    /// configuration, and the more of us stand in the queue, the more of its turns are ours.
+    fn put_all<'a>(&mut self, tasks: Vec<(usize, Task<'a>)>) -> Vec<(usize, Result<(), AttachError>)> {
+        let share = tasks.len().div_ceil(self.hands.len()).max(1);
+        let descriptors = &self.descriptors;
+        let put = |hand: &Clsact, task: &Task<'a>| put_clsact(hand, descriptors, task);
+        let done: Vec<Result<bool, ClsactError>> = match tasks.as_slice() {
+            [(_, only)] => vec![put(&self.hands[0], only)],
+            several => thread::scope(|scope| {
+                let shares = several.chunks(share).zip(&mut self.hands);
+                let at_work: Vec<_> = shares
+                    .map(|(share, hand)| {
+                        scope.spawn(move || share.iter().map(|(_, task)| put(hand, task)).collect::<Vec<_>>())
+                    })
+                    .collect();
+                at_work
+                    .into_iter()
+                    .flat_map(|hand| hand.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+                    .collect()
+            }),
         };
-        let has_links = linker.is_linked(device.index) || first && self.pins.has_links(device.index);
-        if has_links || !self.clsact_first {
-            return linker.link_now(want);
-        }
-        match self.put_clsact(device, programs, first) {
-            Ok(ours) => {
-                want.clsact_is_ours = ours;
-                linker.link_later(want);
+        let finished = tasks.into_iter().zip(done);
+        finished.map(|((at, task), done)| (at, self.finish(&task, done))).collect()
+    }
+
+    /// After clsact: links later, or at once where clsact was not possible.
+    fn finish(&mut self, task: &Task<'_>, done: Result<bool, ClsactError>) -> Result<(), AttachError> {
+        let Task { device, programs, first, .. } = *task;
+        let done = match (done, &self.linker) {
+            (Ok(ours), Some(linker)) => {
+                linker.link_later(want(device, programs, ours));
                 Ok(())
             }
-            Err(ClsactError::Kernel(source)) if source.raw_os_error() == Some(Errno::ENODEV as i32) => {
+            (Ok(_), None) if first => match self.pins.remove_links(device.index) {
+                Ok(_) => Ok(()),
+                Err(source) => Err(failed(device, "remove TCX links of an agent before", source)),
+            },
+            (Ok(_), None) => Ok(()),
+            (Err(ClsactError::Kernel(source)), Some(_)) if source.raw_os_error() == Some(Errno::ENODEV as i32) => {
                 Err(failed(device, "attach by clsact", source))
             }
-            Err(error) => {
+            (Err(error), Some(linker)) => {
                 debug!(device = device.name, %error, "no clsact; attaching by TCX at once");
-                linker.link_now(want)
+                linker.link_now(want(device, programs, true))
             }
-        }
-    }
-
-    fn put_clsact(&self, device: &Device, programs: Pair, first: bool) -> Result<bool, ClsactError> {
-        let filter = |name: &'static str| {
-            let program = self.descriptors.get(name).ok_or_else(|| io::Error::other("it is not loaded"))?;
-            Ok::<_, io::Error>(Filter { name, program: program.as_fd() })
+            (Err(error), None) => Err(clsact_failed(device, programs, error)),
         };
-        let (ingress, egress) = (filter(programs.ingress)?, filter(programs.egress)?);
-        // What comes after the start is new; what was there may have filters of an agent before.
-        if first && self.all_told {
-            self.clsact.put_new(device.index, ingress, egress)
-        } else {
-            self.clsact.put(device.index, ingress, egress)
-        }
+        self.hooked_by(device, programs, done)
     }
 
     /// Removes the hooks of a device that should have none.
@@ -336,7 +380,7 @@ impl<T: DeviceTable> Attacher<T> {
                 self.pins.remove_links(index).map_err(|error| fail("remove its TCX links", error))?;
             }
         }
-        self.clsact.remove(index, true).map_err(|error| fail("remove its clsact filters", error))?;
+        self.hands[0].remove(index, true).map_err(|error| fail("remove its clsact filters", error))?;
         self.forget(index, name)
     }
 
@@ -383,6 +427,27 @@ impl<T: DeviceTable> Attacher<T> {
     pub fn detach_all(&mut self) -> Result<(), AttachError> {
         let all: Vec<u32> = self.seen.iter().copied().collect();
         all.into_iter().try_for_each(|index| self.unhook(index, "(being detached)"))
+    }
+}
+
+fn want(device: &Device, programs: Pair, clsact_is_ours: bool) -> Want {
+    Want { index: device.index, name: device.name.clone(), programs, clsact_is_ours }
+}
+
+fn put_clsact(
+    hand: &Clsact,
+    descriptors: &BTreeMap<&'static str, OwnedFd>,
+    task: &Task<'_>,
+) -> Result<bool, ClsactError> {
+    let filter = |name: &'static str| {
+        let program = descriptors.get(name).ok_or_else(|| io::Error::other("it is not loaded"))?;
+        Ok::<_, io::Error>(Filter { name, program: program.as_fd() })
+    };
+    let (ingress, egress) = (filter(task.programs.ingress)?, filter(task.programs.egress)?);
+    if task.new {
+        hand.put_new(task.device.index, ingress, egress)
+    } else {
+        hand.put(task.device.index, ingress, egress)
     }
 }
 

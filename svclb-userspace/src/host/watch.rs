@@ -122,11 +122,12 @@ impl Drop for Watch {
 
 /// Starts to follow the network namespace of the calling thread.
 ///
-/// `hook` is called on the watcher's thread with every device, first with all that exist. It should take
-/// well below a millisecond. A device for which it fails is given to it again, once a second.
+/// `hook` is called on the watcher's thread with every device, first with all that exist; those of which the
+/// kernel told in the meantime come together. It gives an outcome for each. It should take about a
+/// millisecond at most. A device for which it fails is given to it again, once a second.
 pub fn watch<H, E>(options: Options, hook: H) -> Result<(mpsc::UnboundedReceiver<HostEvent>, Watch), WatchError>
 where
-    H: FnMut(&DeviceEvent) -> Result<(), E> + Send + 'static,
+    H: FnMut(&[DeviceEvent]) -> Vec<Result<(), E>> + Send + 'static,
     E: fmt::Display,
 {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(WatchError::Thread)?;
@@ -170,11 +171,11 @@ fn first_dump() -> Result<Topology, WatchError> {
 
 async fn run<H, E>(mut watcher: Watcher<H>, mut changes: Changes, mut stopped: oneshot::Receiver<()>)
 where
-    H: FnMut(&DeviceEvent) -> Result<(), E>,
+    H: FnMut(&[DeviceEvent]) -> Vec<Result<(), E>>,
     E: fmt::Display,
 {
     watcher.settle();
-    watcher.call(DeviceEvent::AllTold, Instant::now());
+    watcher.call(vec![DeviceEvent::AllTold], Instant::now());
     let mut resync = interval(RESYNC);
     resync.set_missed_tick_behavior(MissedTickBehavior::Delay);
     resync.reset();
@@ -223,29 +224,26 @@ struct Watcher<H> {
 
 impl<H, E> Watcher<H>
 where
-    H: FnMut(&DeviceEvent) -> Result<(), E>,
+    H: FnMut(&[DeviceEvent]) -> Vec<Result<(), E>>,
     E: fmt::Display,
 {
     /// Takes changes in and decides at once about the devices that they name.
     fn take(&mut self, changes: Vec<Change>) {
         let seen = Instant::now();
-        let mut named = BTreeSet::new();
+        let (mut named, mut events) = (BTreeSet::new(), Vec::new());
         for change in changes {
             match &change {
                 Change::Link(link) => {
                     named.insert(link.index);
                 }
                 // There may be another device under this index afterwards, without the hooks of this one.
-                Change::LinkGone(index) => self.forget(*index, seen),
+                Change::LinkGone(index) => events.extend(self.forget(*index)),
                 Change::Address(..) | Change::AddressGone(..) | Change::Route(_) | Change::RouteGone(_) => {}
             }
             self.topology.apply(change);
         }
-        for index in named {
-            if let Some(device) = self.due(index) {
-                self.tell_of(device, seen);
-            }
-        }
+        events.extend(named.into_iter().filter_map(|index| self.due(index)));
+        self.call(events, seen);
         let since = *self.unsettled_since.get_or_insert(seen);
         if since.elapsed() > UNSETTLED {
             self.settle();
@@ -275,20 +273,16 @@ where
             self.node = Some(node.clone());
             self.tell(HostEvent::Addresses(node));
         }
-        let lost: Vec<u32> = self.told.keys().copied().filter(|&index| self.topology.link(index).is_none()).collect();
-        for index in lost {
-            self.forget(index, seen);
-        }
-        let indices: Vec<u32> = self.topology.links().map(|link| link.index).collect();
-        for index in indices {
-            if let Some(device) = self.due(index) {
-                self.tell_of(device, seen);
-            }
-        }
+        let known: Vec<u32> = self.told.keys().copied().collect();
+        let lost = known.into_iter().filter(|&index| self.topology.link(index).is_none()).collect::<Vec<u32>>();
+        let mut events: Vec<DeviceEvent> = lost.into_iter().filter_map(|index| self.forget(index)).collect();
+        let there: Vec<u32> = self.topology.links().map(|link| link.index).collect();
+        events.extend(there.into_iter().filter_map(|index| self.due(index)));
+        self.call(events, seen);
     }
 
     /// What is due for a device, if it differs from what was told or failed.
-    fn due(&self, index: u32) -> Option<Device> {
+    fn due(&mut self, index: u32) -> Option<DeviceEvent> {
         let link = self.topology.link(index)?;
         let attachment = classify(link, &self.topology, self.node.as_ref()?, &self.options);
         let told = self
@@ -298,34 +292,35 @@ where
         if told && !self.failed.contains(&index) {
             return None;
         }
-        Some(Device { index, name: link.name.clone(), kind: link.kind.clone(), attachment })
+        let device = Device { index, name: link.name.clone(), kind: link.kind.clone(), attachment };
+        self.told.insert(index, device.clone());
+        Some(DeviceEvent::Present(device))
     }
 
-    fn tell_of(&mut self, device: Device, seen: Instant) {
-        self.told.insert(device.index, device.clone());
-        self.call(DeviceEvent::Present(device), seen);
+    fn forget(&mut self, index: u32) -> Option<DeviceEvent> {
+        self.told.remove(&index).map(|device| DeviceEvent::Gone { index, name: device.name })
     }
 
-    fn forget(&mut self, index: u32, seen: Instant) {
-        if let Some(device) = self.told.remove(&index) {
-            self.call(DeviceEvent::Gone { index, name: device.name }, seen);
+    fn call(&mut self, events: Vec<DeviceEvent>, seen: Instant) {
+        if events.is_empty() {
+            return;
         }
-    }
-
-    fn call(&mut self, event: DeviceEvent, seen: Instant) {
-        let failure = (self.hook)(&event).err().map(|error| error.to_string());
+        let outcomes = (self.hook)(&events);
         let took = seen.elapsed();
-        match &event {
-            DeviceEvent::Present(device) if failure.is_some() => {
-                self.failed.insert(device.index);
+        for (event, outcome) in events.into_iter().zip(outcomes) {
+            let failure = outcome.err().map(|error| error.to_string());
+            match &event {
+                DeviceEvent::Present(device) if failure.is_some() => {
+                    self.failed.insert(device.index);
+                }
+                DeviceEvent::Present(Device { index, .. }) | DeviceEvent::Gone { index, .. } => {
+                    self.failed.remove(index);
+                }
+                DeviceEvent::AllTold => {}
             }
-            DeviceEvent::Present(Device { index, .. }) | DeviceEvent::Gone { index, .. } => {
-                self.failed.remove(index);
-            }
-            DeviceEvent::AllTold => {}
+            log(&event, failure.as_deref());
+            self.tell(HostEvent::Device { event, took, failure });
         }
-        log(&event, failure.as_deref());
-        self.tell(HostEvent::Device { event, took, failure });
     }
 
     fn tell(&self, event: HostEvent) {
