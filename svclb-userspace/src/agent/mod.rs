@@ -26,6 +26,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::bpf::attach::Attacher;
 use crate::bpf::load::{self, Object};
+use crate::bpf::probe::Probe;
 use crate::config::AgentOptions;
 use crate::desired::datapath_config::{self, Identity};
 use crate::health::Health;
@@ -55,6 +56,14 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let (problems, problems_out) = unbounded_channel();
     // Before anything is loaded: a source that cannot work must change nothing.
     let source = Source::prepare(&options, &node_name).await?;
+
+    let probe = Probe::run(&options.bpffs);
+    let missing = probe.problems(&options.bpffs);
+    if !missing.is_empty() {
+        let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
+        anyhow::bail!("this node cannot run svclb: {}", missing.join("; "));
+    }
+    info!(kernel = probe.kernel, tcx = probe.tcx, btf = probe.btf, "node probed");
 
     std::fs::create_dir_all(&options.bpffs).with_context(|| {
         let folder = options.bpffs.display();

@@ -18,7 +18,7 @@ pub struct Probe {
     pub kernel: String,
     /// Programs can be attached by TCX links.
     pub tcx: bool,
-    /// The kernel describes its types, which its verifier needs for spin locks in maps.
+    /// The kernel describes its types. Only tools that look at the programs need that.
     pub btf: bool,
     /// The folder for pins.
     pub bpffs: BpfFolder,
@@ -66,11 +66,6 @@ impl Probe {
         if release(&self.kernel).is_some_and(|release| release < OLDEST_KERNEL) {
             let (major, minor) = OLDEST_KERNEL;
             found(format!("kernel {} is older than {major}.{minor}, the oldest that is supported", self.kernel));
-        }
-        if !self.btf {
-            found(
-                "the kernel has no BTF (/sys/kernel/btf/vmlinux): it must be built with CONFIG_DEBUG_INFO_BTF".into(),
-            );
         }
         if !self.missing_capabilities.is_empty() {
             found(format!("missing {}: run the agent as root, or grant them", self.missing_capabilities.join(", ")));
@@ -157,14 +152,13 @@ mod tests {
     fn each_problem_says_what_to_do() {
         let bad = Probe {
             kernel: "5.15.0-1-amd64".into(),
-            btf: false,
             bpffs: BpfFolder::OtherFileSystem,
             missing_capabilities: vec!["CAP_BPF"],
             ..probe()
         };
         let found = problems(&bad);
-        assert_eq!(found.len(), 4);
-        for (problem, word) in found.iter().zip(["6.1", "CONFIG_DEBUG_INFO_BTF", "CAP_BPF", "mount -t bpf"]) {
+        assert_eq!(found.len(), 3);
+        for (problem, word) in found.iter().zip(["6.1", "CAP_BPF", "mount -t bpf"]) {
             assert!(problem.contains(word), "{problem}");
         }
     }
