@@ -157,6 +157,11 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
         (&mut self.v4.tables, &mut self.v6.tables)
     }
 
+    /// The tables of both families, when the engine is not needed any more.
+    pub fn into_tables(self) -> (T4, T6) {
+        (self.v4.tables, self.v6.tables)
+    }
+
     fn place(&self) -> Place {
         let node = self.model.node();
         let mut node_addresses = self.host_addresses.clone();

@@ -159,6 +159,25 @@ fn a_number_for_another_owner_has_another_generation() {
 }
 
 #[test]
+fn a_port_for_which_there_is_no_room_leaves_the_others_alone() {
+    let mut fake = FakeTables::new(FakeTables::<Addr4>::SMALL);
+    fake.limits.slots = 3;
+    let mut agent = Agent::start(&fake, &Wanted::new(), Duration::ZERO);
+    let large = [(1, 1), (2, 1), (3, 1), (4, 1)];
+    agent.want(&key(0), Some(tables(Protocol::Tcp, &[(1, scope::CLUSTER)], &large, &[], 0)));
+    agent.want(&key(1), Some(tables(Protocol::Udp, &[(2, scope::CLUSTER)], &[(1, 1)], &[], 0)));
+    let report = agent.run(&mut fake);
+    let refused: Vec<_> = report.failures.iter().map(|(port, failure)| (port.clone(), failure.to_string())).collect();
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].0, Some(key(0)));
+    assert!(refused[0].1.starts_with("SLOTS is full"), "{refused:?}");
+    let seen = super::safety::see(&fake.content);
+    assert_eq!(seen.keys().collect::<Vec<_>>(), [&frontend(2, Protocol::Udp)]);
+    agent.want(&key(0), Some(tables(Protocol::Tcp, &[(1, scope::CLUSTER)], &large[..2], &[], 0)));
+    assert!(agent.run(&mut fake).failures.is_empty(), "it fits as soon as it is smaller");
+}
+
+#[test]
 fn a_restart_changes_nothing() {
     let mut fake = FakeTables::new(FakeTables::<Addr4>::SMALL);
     let mut agent = Agent::start(&fake, &Wanted::new(), Duration::ZERO);
