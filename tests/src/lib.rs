@@ -2,4 +2,6 @@
 
 pub mod cluster;
 pub mod net;
+pub mod packet;
 pub mod verifier;
+pub mod world;

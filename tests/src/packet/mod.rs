@@ -1,0 +1,394 @@
+//! Packets for tests: built by layers, and read back by another implementation than svclb's own.
+
+use etherparse::{
+    EtherType, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, LaxPacketHeaders, LinkExtHeader, NetHeaders,
+    PacketBuilder, PacketHeaders, TcpHeader, TransportHeader, UdpHeader,
+};
+use std::fmt::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+/// Sender's MAC address of every frame.
+pub const MAC_A: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
+/// Receiver's MAC address of every frame.
+pub const MAC_B: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
+
+/// TCP flags of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Flags {
+    /// SYN.
+    pub syn: bool,
+    /// ACK.
+    pub ack: bool,
+    /// FIN.
+    pub fin: bool,
+    /// RST.
+    pub rst: bool,
+}
+
+/// A TCP or UDP packet in the making.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Frame {
+    source: SocketAddr,
+    destination: SocketAddr,
+    /// `None` is UDP.
+    tcp: Option<Flags>,
+    sequence: u32,
+    acknowledgement: u32,
+    vlans: Vec<u16>,
+    ip_options: Vec<u8>,
+    destination_options: bool,
+    payload: Vec<u8>,
+    without_checksum: bool,
+}
+
+/// A UDP packet with four bytes of payload.
+pub fn udp(source: SocketAddr, destination: SocketAddr) -> Frame {
+    Frame {
+        source,
+        destination,
+        tcp: None,
+        sequence: 0,
+        acknowledgement: 0,
+        vlans: Vec::new(),
+        ip_options: Vec::new(),
+        destination_options: false,
+        payload: b"ping".to_vec(),
+        without_checksum: false,
+    }
+}
+
+/// A TCP packet with the flag ACK and four bytes of payload.
+pub fn tcp(source: SocketAddr, destination: SocketAddr) -> Frame {
+    Frame {
+        tcp: Some(Flags { ack: true, ..Flags::default() }),
+        sequence: 1000,
+        acknowledgement: 2000,
+        ..udp(source, destination)
+    }
+}
+
+impl Frame {
+    /// Makes it a SYN.
+    #[must_use]
+    pub fn syn(self) -> Self {
+        self.flags(Flags { syn: true, ..Flags::default() }).payload(0)
+    }
+
+    /// Makes it an answer to a SYN.
+    #[must_use]
+    pub fn syn_ack(self) -> Self {
+        self.flags(Flags { syn: true, ack: true, ..Flags::default() }).payload(0)
+    }
+
+    /// Makes it the end of one direction.
+    #[must_use]
+    pub fn fin(self) -> Self {
+        self.flags(Flags { fin: true, ack: true, ..Flags::default() })
+    }
+
+    /// Makes it a reset.
+    #[must_use]
+    pub fn rst(self) -> Self {
+        self.flags(Flags { rst: true, ..Flags::default() }).payload(0)
+    }
+
+    /// Sets the TCP flags.
+    #[must_use]
+    pub fn flags(mut self, flags: Flags) -> Self {
+        self.tcp = Some(flags);
+        self
+    }
+
+    /// Sets the length of the payload.
+    #[must_use]
+    pub fn payload(mut self, length: usize) -> Self {
+        self.payload = (0..length).map(|n| (n * 7) as u8).collect();
+        self
+    }
+
+    /// Adds a VLAN tag.
+    #[must_use]
+    pub fn vlan(mut self, number: u16) -> Self {
+        self.vlans.push(number);
+        self
+    }
+
+    /// Adds IPv4 options (padded to 4 bytes), or destination options in IPv6.
+    #[must_use]
+    pub fn options(mut self) -> Self {
+        self.ip_options = vec![7, 7, 4, 0, 0, 0, 0, 0];
+        self.destination_options = true;
+        self
+    }
+
+    /// Leaves the UDP checksum out.
+    #[must_use]
+    pub fn without_checksum(mut self) -> Self {
+        self.without_checksum = true;
+        self
+    }
+
+    /// The bytes, with right checksums.
+    ///
+    /// # Panics
+    /// If source and destination are of two families.
+    pub fn bytes(&self) -> Vec<u8> {
+        let mut transport = Vec::new();
+        let (source, destination) = (self.source.ip(), self.destination.ip());
+        let number = match self.tcp {
+            Some(flags) => {
+                let mut header = TcpHeader::new(self.source.port(), self.destination.port(), self.sequence, 4096);
+                header.syn = flags.syn;
+                header.ack = flags.ack;
+                header.fin = flags.fin;
+                header.rst = flags.rst;
+                header.acknowledgment_number = self.acknowledgement;
+                header.checksum = match (source, destination) {
+                    (IpAddr::V4(a), IpAddr::V4(b)) => {
+                        header.calc_checksum_ipv4_raw(a.octets(), b.octets(), &self.payload)
+                    }
+                    (IpAddr::V6(a), IpAddr::V6(b)) => {
+                        header.calc_checksum_ipv6_raw(a.octets(), b.octets(), &self.payload)
+                    }
+                    _ => panic!("a packet between two families"),
+                }
+                .expect("the payload is short");
+                header.write(&mut transport).expect("a vector takes everything");
+                IpNumber::TCP
+            }
+            None => {
+                let length = self.payload.len();
+                let (from, to) = (self.source.port(), self.destination.port());
+                let mut header = UdpHeader::without_ipv4_checksum(from, to, length).expect("the payload is short");
+                if !self.without_checksum {
+                    header.checksum = match (source, destination) {
+                        (IpAddr::V4(a), IpAddr::V4(b)) => {
+                            header.calc_checksum_ipv4_raw(a.octets(), b.octets(), &self.payload)
+                        }
+                        (IpAddr::V6(a), IpAddr::V6(b)) => {
+                            header.calc_checksum_ipv6_raw(a.octets(), b.octets(), &self.payload)
+                        }
+                        _ => panic!("a packet between two families"),
+                    }
+                    .expect("the payload is short");
+                }
+                header.write(&mut transport).expect("a vector takes everything");
+                IpNumber::UDP
+            }
+        };
+        transport.extend_from_slice(&self.payload);
+        self.around(number, &transport)
+    }
+
+    fn around(&self, number: IpNumber, transport: &[u8]) -> Vec<u8> {
+        match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => {
+                let mut header =
+                    Ipv4Header::new(transport.len() as u16, 64, number, a.octets(), b.octets()).expect("it is short");
+                header.options = self.ip_options.as_slice().try_into().expect("8 bytes of options");
+                header.header_checksum = header.calc_header_checksum();
+                let mut bytes = Vec::new();
+                header.write(&mut bytes).expect("a vector takes everything");
+                bytes.extend_from_slice(transport);
+                ethernet(EtherType::IPV4, &self.vlans, &bytes)
+            }
+            (IpAddr::V6(a), IpAddr::V6(b)) => {
+                let mut body = Vec::new();
+                let mut next = number;
+                if self.destination_options {
+                    // PadN over the whole first 8 bytes
+                    body.extend_from_slice(&[number.0, 0, 1, 4, 0, 0, 0, 0]);
+                    next = IpNumber::IPV6_DESTINATION_OPTIONS;
+                }
+                body.extend_from_slice(transport);
+                let header = Ipv6Header {
+                    traffic_class: 0,
+                    flow_label: Ipv6FlowLabel::ZERO,
+                    payload_length: body.len() as u16,
+                    next_header: next,
+                    hop_limit: 64,
+                    source: a.octets(),
+                    destination: b.octets(),
+                };
+                let mut bytes = header.to_bytes().to_vec();
+                bytes.extend_from_slice(&body);
+                ethernet(EtherType::IPV6, &self.vlans, &bytes)
+            }
+            _ => panic!("a packet between two families"),
+        }
+    }
+}
+
+/// Puts an Ethernet header and VLAN tags in front of an IP packet.
+fn ethernet(kind: EtherType, vlans: &[u16], packet: &[u8]) -> Vec<u8> {
+    let mut bytes = [MAC_B, MAC_A].concat();
+    for vlan in vlans {
+        bytes.extend_from_slice(&EtherType::VLAN_TAGGED_FRAME.0.to_be_bytes());
+        bytes.extend_from_slice(&vlan.to_be_bytes());
+    }
+    bytes.extend_from_slice(&kind.0.to_be_bytes());
+    bytes.extend_from_slice(packet);
+    bytes
+}
+
+/// An ICMP error "port unreachable" from `from` to `to` that quotes the first `quoted` bytes of the IP packet in
+/// `about`.
+///
+/// # Panics
+/// If `from` and `to` are of two families.
+pub fn port_unreachable(from: IpAddr, to: IpAddr, about: &[u8], quoted: usize) -> Vec<u8> {
+    let quotation = &about[14..about.len().min(14 + quoted)];
+    let mut bytes = Vec::new();
+    match (from, to) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => PacketBuilder::ethernet2(MAC_A, MAC_B)
+            .ipv4(a.octets(), b.octets(), 64)
+            .icmpv4_raw(3, 3, [0; 4])
+            .write(&mut bytes, quotation),
+        (IpAddr::V6(a), IpAddr::V6(b)) => PacketBuilder::ethernet2(MAC_A, MAC_B)
+            .ipv6(a.octets(), b.octets(), 64)
+            .icmpv6_raw(1, 4, [0; 4])
+            .write(&mut bytes, quotation),
+        _ => panic!("an error between two families"),
+    }
+    .expect("a vector takes everything");
+    bytes
+}
+
+/// What a test looks at in a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// Sender; port 0 in ICMP.
+    pub source: SocketAddr,
+    /// Receiver.
+    pub destination: SocketAddr,
+    /// TCP flags, if it is TCP.
+    pub flags: Option<Flags>,
+    /// In an ICMP error: ends of the quoted packet.
+    pub quoted: Option<(SocketAddr, SocketAddr)>,
+    /// Receiver's MAC address.
+    pub to_mac: [u8; 6],
+}
+
+/// Reads a packet and checks every checksum in it (of a quotation that is cut short, what can be checked).
+///
+/// # Panics
+/// If it is malformed or a checksum is wrong.
+#[track_caller]
+pub fn read(bytes: &[u8]) -> Seen {
+    let packet = PacketHeaders::from_ethernet_slice(bytes).unwrap_or_else(|error| panic!("{error}: {bytes:02x?}"));
+    let to_mac = bytes[..6].try_into().expect("six bytes");
+    let (source, destination) = match &packet.net {
+        Some(NetHeaders::Ipv4(header, _)) => {
+            assert_eq!(header.header_checksum, header.calc_header_checksum(), "IPv4 header checksum");
+            (IpAddr::from(header.source), IpAddr::from(header.destination))
+        }
+        Some(NetHeaders::Ipv6(header, _)) => (IpAddr::from(header.source), IpAddr::from(header.destination)),
+        other => panic!("no IP packet: {other:?}"),
+    };
+    let payload = packet.payload.slice();
+    let ends = |from: u16, to: u16| (SocketAddr::new(source, from), SocketAddr::new(destination, to));
+    let sum = |zeroed: &[u8], at: usize, number: u8| transport_checksum(source, destination, zeroed, at, number);
+    match &packet.transport {
+        Some(TransportHeader::Tcp(header)) => {
+            let whole = [header.to_bytes().as_slice(), payload].concat();
+            assert_eq!(header.checksum, sum(&whole, 16, 6), "TCP checksum");
+            let (source, destination) = ends(header.source_port, header.destination_port);
+            let flags = Flags { syn: header.syn, ack: header.ack, fin: header.fin, rst: header.rst };
+            Seen { source, destination, flags: Some(flags), quoted: None, to_mac }
+        }
+        Some(TransportHeader::Udp(header)) => {
+            if header.checksum != 0 {
+                let whole = [header.to_bytes().as_slice(), payload].concat();
+                assert_eq!(header.checksum, sum(&whole, 6, 17), "UDP checksum");
+            }
+            let (source, destination) = ends(header.source_port, header.destination_port);
+            Seen { source, destination, flags: None, quoted: None, to_mac }
+        }
+        Some(TransportHeader::Icmpv4(header)) => {
+            let whole = [header.to_bytes().as_slice(), payload].concat();
+            assert_eq!(header.checksum, plain_checksum(&whole, 2), "ICMP checksum");
+            let (source, destination) = ends(0, 0);
+            Seen { source, destination, flags: None, quoted: Some(quotation(payload)), to_mac }
+        }
+        Some(TransportHeader::Icmpv6(header)) => {
+            let whole = [header.to_bytes().as_slice(), payload].concat();
+            assert_eq!(header.checksum, sum(&whole, 2, 58), "ICMPv6 checksum");
+            let (source, destination) = ends(0, 0);
+            Seen { source, destination, flags: None, quoted: Some(quotation(payload)), to_mac }
+        }
+        other => panic!("no transport header: {other:?}"),
+    }
+}
+
+/// Ends of a quoted packet, of which only the first bytes may be there.
+fn quotation(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
+    let packet = LaxPacketHeaders::from_ip(bytes).expect("a quoted IP header");
+    let (source, destination, header) = match &packet.net {
+        Some(NetHeaders::Ipv4(header, _)) => {
+            assert_eq!(header.header_checksum, header.calc_header_checksum(), "checksum of the quoted IPv4 header");
+            (IpAddr::from(header.source), IpAddr::from(header.destination), header.header_len())
+        }
+        Some(NetHeaders::Ipv6(header, _)) => (IpAddr::from(header.source), IpAddr::from(header.destination), 40),
+        other => panic!("no IP packet quoted: {other:?}"),
+    };
+    let port = |at: usize| u16::from_be_bytes([bytes[header + at], bytes[header + at + 1]]);
+    (SocketAddr::new(source, port(0)), SocketAddr::new(destination, port(2)))
+}
+
+/// Internet checksum with a pseudo header, the slow and plain way.
+fn transport_checksum(source: IpAddr, destination: IpAddr, bytes: &[u8], field: usize, number: u8) -> u16 {
+    let mut all = Vec::new();
+    for ip in [source, destination] {
+        match ip {
+            IpAddr::V4(ip) => all.extend_from_slice(&ip.octets()),
+            IpAddr::V6(ip) => all.extend_from_slice(&ip.octets()),
+        }
+    }
+    all.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+    all.extend_from_slice(&[0, 0, 0, number]);
+    let at = all.len() + field;
+    all.extend_from_slice(bytes);
+    let sum = plain_checksum(&all, at);
+    if number == 17 && sum == 0 { 0xffff } else { sum }
+}
+
+/// Internet checksum of bytes whose checksum field is at `field`.
+fn plain_checksum(bytes: &[u8], field: usize) -> u16 {
+    let mut sum = 0u32;
+    for (at, pair) in bytes.chunks(2).enumerate() {
+        if at * 2 != field {
+            sum += u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]));
+        }
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
+/// One line about a packet, for messages of failed tests.
+pub fn describe(bytes: &[u8]) -> String {
+    let Ok(packet) = LaxPacketHeaders::from_ethernet(bytes) else { return format!("{bytes:02x?}") };
+    let mut line = String::new();
+    for tag in &packet.link_exts {
+        if let LinkExtHeader::Vlan(vlan) = tag {
+            let _infallible = write!(line, "vlan {} ", vlan.vlan_id.value());
+        }
+    }
+    let ends = match &packet.net {
+        Some(NetHeaders::Ipv4(header, _)) => Some((IpAddr::from(header.source), IpAddr::from(header.destination))),
+        Some(NetHeaders::Ipv6(header, _)) => Some((IpAddr::from(header.source), IpAddr::from(header.destination))),
+        _ => None,
+    };
+    let Some((source, destination)) = ends else { return format!("{line}{bytes:02x?}") };
+    let rest = match &packet.transport {
+        Some(TransportHeader::Tcp(tcp)) => format!(
+            "TCP {} > {} syn={} ack={} fin={} rst={}",
+            tcp.source_port, tcp.destination_port, tcp.syn, tcp.ack, tcp.fin, tcp.rst
+        ),
+        Some(TransportHeader::Udp(udp)) => format!("UDP {} > {}", udp.source_port, udp.destination_port),
+        other => format!("{other:?}"),
+    };
+    let _infallible = write!(line, "{source} > {destination} {rest}, {} bytes", bytes.len());
+    line
+}

@@ -1,0 +1,327 @@
+//! The worlds in which packet tests run: the datapath on the host and the same datapath in the kernel.
+//!
+//! [`World`] has one interface for both, so that a test is written once and runs in each
+//! ([`World::each`]); [`Scene`] fills the tables.
+
+pub mod host;
+pub mod kernel;
+pub mod scene;
+
+use self::host::{HostEnv, HostPacket, Summed};
+use self::kernel::{DEVICE, KernelEnv};
+pub use self::scene::{BackendSpec, Scene, ServiceSpec};
+use crate::packet;
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use svclb_common::config::{Config, Sizes};
+use svclb_common::conntrack::State;
+use svclb_common::datapath::Attachment;
+use svclb_common::schema::{Device, LAYOUT};
+use svclb_common::service::role;
+use svclb_common::verdict::{Counter, Verdict};
+
+/// What a device is to a packet test.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Port {
+    /// Leads out of the node.
+    Uplink,
+    /// Leads to a pod.
+    Pod,
+    /// A port of a bridge with a pod behind it.
+    BridgePort,
+    /// The bridge itself.
+    Bridge,
+}
+
+/// The node's addresses in packet tests.
+pub const NODE4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
+/// The same for IPv6.
+pub const NODE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, 0x11);
+/// MAC address of the bridge.
+pub const BRIDGE_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xbb];
+/// The agent's mark.
+pub const MARK: u16 = 0x5bc1;
+/// Ticks in a second.
+pub const SECOND: u32 = 15;
+
+impl Port {
+    /// The device's record.
+    pub fn record(self) -> Device {
+        Device {
+            role: if self == Self::Uplink { role::NODE } else { role::POD },
+            lift: if self == Self::BridgePort { BRIDGE_MAC } else { [0; 6] },
+            masquerade4: NODE4.into(),
+            masquerade6: NODE6.into(),
+            ..Device::default()
+        }
+    }
+
+    /// The attachment and the name of the program at ingress.
+    pub const fn ingress(self) -> (Attachment, &'static str) {
+        match self {
+            Self::Uplink | Self::Pod => (Attachment::ETHERNET, "ingress"),
+            Self::BridgePort => (Attachment::BRIDGE_PORT, "ingress_port"),
+            Self::Bridge => (Attachment::STACKED, "ingress_stacked"),
+        }
+    }
+}
+
+/// Sizes small enough that tables fill up in a test.
+pub const SIZES: Sizes = Sizes {
+    interest_frontends: 256,
+    interest_backends: 256,
+    frontends: 256,
+    services: 64,
+    slots: 512,
+    backends: 256,
+    flow_buckets: 64,
+    spill_buckets: 8,
+    masquerade: 512,
+    affinity: 64,
+    source_ranges: 64,
+};
+
+/// The CONFIG of packet tests.
+pub fn config() -> Config {
+    let mut config: Config = zerocopy::FromZeros::new_zeroed();
+    config.layout = LAYOUT;
+    config.seed = 0x5eed_0f_7e57;
+    config.mark = MARK;
+    config.refusals = 1_000_000;
+    config.ticks_per_second = SECOND;
+    config.buckets = [[SIZES.flow_buckets - 1, SIZES.spill_buckets - 1]; 2];
+    config.interest = [[SIZES.interest_frontends * 32 - 1; 2], [SIZES.interest_backends * 32 - 1; 2]];
+    for (state, _, seconds) in State::ALL {
+        config.timeouts[state.0 as usize] = seconds * SECOND;
+    }
+    // Prefixes that match nothing: a network with a bit that the mask does not have.
+    for prefix in &mut config.cluster_cidrs4 {
+        prefix.network.0 = 1;
+    }
+    for prefix in &mut config.cluster_cidrs6 {
+        prefix.network.0[0] = 1;
+    }
+    config
+}
+
+/// What a hook did with a packet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Outcome {
+    /// What the kernel is told: -1 next, 2 drop, 7 redirect.
+    pub action: i32,
+    /// The packet afterwards.
+    pub bytes: Vec<u8>,
+    /// Counters that moved, by name.
+    pub moved: BTreeMap<&'static str, u64>,
+    before: Vec<u8>,
+}
+
+/// The packet goes on.
+pub const NEXT: i32 = -1;
+/// The packet is dropped.
+pub const DROPPED: i32 = 2;
+/// The packet is sent back.
+pub const SENT_BACK: i32 = 7;
+
+impl Outcome {
+    /// The packet goes on and is as it was; exactly this counter moved.
+    #[track_caller]
+    pub fn passed(&self, counter: Counter) {
+        self.expect(NEXT, &[counter]);
+        assert_eq!(self.bytes, self.before, "the packet was changed\n{self:#?}");
+    }
+
+    /// The packet was dropped; exactly this counter moved.
+    #[track_caller]
+    pub fn dropped(&self, counter: Counter) {
+        self.expect(DROPPED, &[counter]);
+    }
+
+    /// The packet was rewritten and goes on; exactly these counters moved. Returns what it is now.
+    #[track_caller]
+    pub fn translated(&self, counters: &[Counter]) -> packet::Seen {
+        self.expect(NEXT, counters);
+        packet::read(&self.bytes)
+    }
+
+    /// The packet became its own refusal; exactly this counter moved. Returns the answer.
+    #[track_caller]
+    pub fn refused(&self, counter: Counter) -> packet::Seen {
+        self.expect(SENT_BACK, &[counter]);
+        packet::read(&self.bytes)
+    }
+
+    #[track_caller]
+    fn expect(&self, action: i32, counters: &[Counter]) {
+        let expected: BTreeMap<_, _> = counters.iter().map(|counter| (counter.label(), 1)).collect();
+        assert!(
+            self.action == action && self.moved == expected,
+            "expected action {action} and counters {expected:?}, got {} and {:?}\nbefore: {}\nafter:  {}",
+            self.action,
+            self.moved,
+            packet::describe(&self.before),
+            packet::describe(&self.bytes),
+        );
+    }
+}
+
+/// Where packets are processed.
+pub enum Machine {
+    /// On the host.
+    Host(Box<HostEnv>),
+    /// In the kernel.
+    Kernel(Box<KernelEnv>),
+}
+
+/// A node with tables, a clock and packets.
+pub struct World {
+    /// What processes the packets.
+    pub machine: Machine,
+    config: Config,
+    now: u32,
+    random: u32,
+}
+
+impl World {
+    /// Runs a test on the host, and in the kernel if the feature `kernel` is on.
+    ///
+    /// # Panics
+    /// If the kernel does not take the programs.
+    pub fn each(mut test: impl FnMut(&mut Self)) {
+        let mut host = Self::host();
+        test(&mut host);
+        if cfg!(feature = "kernel") {
+            test(&mut Self::kernel());
+        }
+    }
+
+    /// The datapath on the host.
+    pub fn host() -> Self {
+        let config = config();
+        Self::around(Machine::Host(Box::new(HostEnv::new(config, &SIZES))), config)
+    }
+
+    /// The datapath in the kernel.
+    ///
+    /// # Panics
+    /// If the kernel does not take the programs.
+    pub fn kernel() -> Self {
+        let config = config();
+        let env = KernelEnv::load(&config, SIZES).unwrap_or_else(|error| panic!("{error}"));
+        Self::around(Machine::Kernel(Box::new(env)), config)
+    }
+
+    fn around(machine: Machine, config: Config) -> Self {
+        Self { machine, config, now: 1000, random: 1 }
+    }
+
+    /// CONFIG as it is.
+    pub const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Changes CONFIG.
+    pub fn configure(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        match &mut self.machine {
+            Machine::Host(env) => env.config = self.config,
+            Machine::Kernel(env) => env.set_config(&self.config),
+        }
+    }
+
+    /// Lets time pass.
+    pub const fn wait(&mut self, seconds: u32) {
+        self.now = self.now.wrapping_add(seconds * SECOND);
+    }
+
+    /// Sets the state of the random numbers.
+    pub const fn seed(&mut self, random: u32) {
+        self.random = random;
+    }
+
+    /// A packet enters by a device.
+    pub fn ingress(&mut self, port: Port, packet: &[u8]) -> Outcome {
+        let (attachment, program) = port.ingress();
+        self.run(true, port, attachment, program, packet)
+    }
+
+    /// A packet leaves by a device.
+    pub fn egress(&mut self, port: Port, packet: &[u8]) -> Outcome {
+        self.run(false, port, Attachment::ETHERNET, "egress", packet)
+    }
+
+    fn run(&mut self, ingress: bool, port: Port, attachment: Attachment, program: &str, packet: &[u8]) -> Outcome {
+        let counters = self.counters();
+        let (action, bytes) = match &mut self.machine {
+            Machine::Host(env) => {
+                env.now.set(self.now);
+                env.random.set(self.random);
+                env.devices.insert(DEVICE, port.record());
+                let mut packet = HostPacket {
+                    bytes: packet.to_vec(),
+                    summed: Summed::Whole,
+                    segmented: false,
+                    device: DEVICE,
+                    mark: 0,
+                };
+                let verdict = env.run(ingress, &mut packet, attachment);
+                self.random = env.random.get();
+                (action(verdict), packet.bytes)
+            }
+            Machine::Kernel(env) => {
+                env.set_time(self.now, self.random);
+                env.set_device(&port.record());
+                let ran = env.run(program, packet);
+                self.random = env.random();
+                (ran.action, ran.bytes)
+            }
+        };
+        let moved = self
+            .counters()
+            .iter()
+            .zip(&counters)
+            .enumerate()
+            .filter(|(_, (after, before))| after != before)
+            .map(|(number, (after, before))| (label(number), after - before))
+            .collect();
+        Outcome { action, bytes, moved, before: packet.to_vec() }
+    }
+
+    /// Counters by number.
+    pub fn counters(&self) -> Vec<u64> {
+        match &self.machine {
+            Machine::Host(env) => env.counters(),
+            Machine::Kernel(env) => env.counters(),
+        }
+    }
+
+    /// The flow tables as text, one line a flow: the same text in both worlds if they hold the same.
+    pub fn flows(&self) -> Vec<String> {
+        match &self.machine {
+            Machine::Host(env) => {
+                let (v4, v6) = (env.v4.borrow(), env.v6.borrow());
+                let mut lines = scene::flow_lines(v4.buckets().copied(), v4.details().copied());
+                lines.extend(scene::flow_lines(v6.buckets().copied(), v6.details().copied()));
+                lines
+            }
+            Machine::Kernel(env) => {
+                let mut lines = scene::flow_lines(env.buckets4().into_iter(), env.details4().into_iter());
+                lines.extend(scene::flow_lines(env.buckets6().into_iter(), env.details6().into_iter()));
+                lines
+            }
+        }
+    }
+}
+
+/// What svclb-ebpf returns to the kernel for a verdict.
+const fn action(verdict: Verdict) -> i32 {
+    match verdict {
+        Verdict::Pass | Verdict::Translate => NEXT,
+        Verdict::Refuse(_) => SENT_BACK,
+        Verdict::Drop(_) => DROPPED,
+    }
+}
+
+fn label(number: usize) -> &'static str {
+    Counter::ALL.iter().find(|counter| **counter as usize == number).map_or("unknown", |counter| counter.label())
+}
