@@ -186,6 +186,7 @@ impl Frame {
                 let mut header =
                     Ipv4Header::new(transport.len() as u16, 64, number, a.octets(), b.octets()).expect("it is short");
                 header.options = self.ip_options.as_slice().try_into().expect("8 bytes of options");
+                header.set_payload_len(transport.len()).expect("it is short");
                 header.header_checksum = header.calc_header_checksum();
                 let mut bytes = Vec::new();
                 header.write(&mut bytes).expect("a vector takes everything");

@@ -247,13 +247,13 @@ impl Env for HostEnv {
 /// A family's tables in [`HostEnv`].
 pub trait Of: FamilyAddress + Hash {
     /// Its tables.
-    fn of(env: &HostEnv) -> &RefCell<HostTables<Self>>;
+    fn tables(env: &HostEnv) -> &RefCell<HostTables<Self>>;
     /// Its masquerade address.
     fn masquerade(device: &Device) -> Self;
 }
 
 impl Of for Addr4 {
-    fn of(env: &HostEnv) -> &RefCell<HostTables<Self>> {
+    fn tables(env: &HostEnv) -> &RefCell<HostTables<Self>> {
         &env.v4
     }
 
@@ -263,7 +263,7 @@ impl Of for Addr4 {
 }
 
 impl Of for Addr6 {
-    fn of(env: &HostEnv) -> &RefCell<HostTables<Self>> {
+    fn tables(env: &HostEnv) -> &RefCell<HostTables<Self>> {
         &env.v6
     }
 
@@ -278,39 +278,39 @@ fn bit(words: &[u64], bit: u32) -> bool {
 
 impl<A: Of> Tables<A> for HostEnv {
     fn interest_frontend(&self, index: u32) -> bool {
-        bit(&A::of(self).borrow().agent.content.interest_frontends, index)
+        bit(&A::tables(self).borrow().agent.content.interest_frontends, index)
     }
 
     fn interest_backend(&self, index: u32) -> bool {
-        bit(&A::of(self).borrow().agent.content.interest_backends, index)
+        bit(&A::tables(self).borrow().agent.content.interest_backends, index)
     }
 
     fn service_ref(&self, key: &ServiceKey<A>) -> Option<ServiceRef> {
-        A::of(self).borrow().agent.content.frontends.get(key).copied()
+        A::tables(self).borrow().agent.content.frontends.get(key).copied()
     }
 
     fn service(&self, number: u32) -> Option<Service> {
-        let tables = A::of(self).borrow();
+        let tables = A::tables(self).borrow();
         (number < tables.agent.limits.services).then(|| tables.agent.content.service(number))
     }
 
     fn slot(&self, index: u32) -> Option<BackendRef> {
-        let tables = A::of(self).borrow();
+        let tables = A::tables(self).borrow();
         (index < tables.agent.limits.slots)
             .then(|| tables.agent.content.slots.get(index as usize).copied().unwrap_or_default())
     }
 
     fn backend(&self, number: u32) -> Option<Backend<A>> {
-        let tables = A::of(self).borrow();
+        let tables = A::tables(self).borrow();
         (number < tables.agent.limits.backends).then(|| tables.agent.content.backend(number))
     }
 
     fn affinity(&self, key: &AffinityKey<A>) -> Option<Affinity> {
-        A::of(self).borrow().affinity.get(&(key.service, key.client)).copied()
+        A::tables(self).borrow().affinity.get(&(key.service, key.client)).copied()
     }
 
     fn set_affinity(&self, key: &AffinityKey<A>, value: &Affinity) -> bool {
-        let mut tables = A::of(self).borrow_mut();
+        let mut tables = A::tables(self).borrow_mut();
         let (room, name) = (tables.room.0, (key.service, key.client));
         if tables.affinity.len() >= room && !tables.affinity.contains_key(&name) {
             return false;
@@ -320,7 +320,7 @@ impl<A: Of> Tables<A> for HostEnv {
     }
 
     fn in_source_range(&self, key: &SourceRangeKey<A>) -> bool {
-        let tables = A::of(self).borrow();
+        let tables = A::tables(self).borrow();
         tables.agent.content.source_ranges.get(&key.service).is_some_and(|ranges| {
             ranges.iter().any(|(length, network)| {
                 let mask = mask::<A>(u32::from(*length));
@@ -330,11 +330,11 @@ impl<A: Of> Tables<A> for HostEnv {
     }
 
     fn masquerade(&self, key: &MasqueradeKey<A>) -> Option<Masquerade<A>> {
-        A::of(self).borrow().masquerade.get(&name(key)).copied()
+        A::tables(self).borrow().masquerade.get(&name(key)).copied()
     }
 
     fn insert_masquerade(&self, key: &MasqueradeKey<A>, value: &Masquerade<A>) -> bool {
-        let mut tables = A::of(self).borrow_mut();
+        let mut tables = A::tables(self).borrow_mut();
         if tables.masquerade.len() >= tables.room.1 || tables.masquerade.contains_key(&name(key)) {
             return false;
         }
@@ -343,7 +343,7 @@ impl<A: Of> Tables<A> for HostEnv {
     }
 
     fn take_masquerade(&self, key: &MasqueradeKey<A>, expected: u32, value: &Masquerade<A>) -> bool {
-        let mut tables = A::of(self).borrow_mut();
+        let mut tables = A::tables(self).borrow_mut();
         match tables.masquerade.get_mut(&name(key)) {
             Some(entry) if entry.seen == expected => {
                 *entry = *value;
@@ -354,14 +354,14 @@ impl<A: Of> Tables<A> for HostEnv {
     }
 
     fn renew_masquerade(&self, key: &MasqueradeKey<A>, state: u8, now: Tick) {
-        if let Some(entry) = A::of(self).borrow_mut().masquerade.get_mut(&name(key)) {
+        if let Some(entry) = A::tables(self).borrow_mut().masquerade.get_mut(&name(key)) {
             entry.state = state;
             entry.seen = now.0;
         }
     }
 
     fn remove_masquerade(&self, key: &MasqueradeKey<A>) {
-        A::of(self).borrow_mut().masquerade.remove(&name(key));
+        A::tables(self).borrow_mut().masquerade.remove(&name(key));
     }
 
     fn has_socket(&self, _key: &MasqueradeKey<A>) -> bool {
@@ -373,7 +373,7 @@ impl<A: Of> Tables<A> for HostEnv {
     }
 
     fn peek(&self, place: Place, key: &FlowKey<A>, by: By, way: &mut Way<A>) -> Peek {
-        let tables = A::of(self).borrow();
+        let tables = A::tables(self).borrow();
         let buckets = if place.spill { &tables.spill } else { &tables.flows };
         let Some(bucket) = buckets.get(place.bucket as usize) else { return Peek::MISS };
         match bucket.body.ways.iter().position(|entry| key.matches(entry, by)) {
@@ -387,7 +387,7 @@ impl<A: Of> Tables<A> for HostEnv {
     }
 
     fn locked(&self, place: Place, change: impl Change<A>) -> Option<u32> {
-        let mut tables = A::of(self).borrow_mut();
+        let mut tables = A::tables(self).borrow_mut();
         let HostTables { flows, flow_details, spill, spill_details, .. } = &mut *tables;
         let (buckets, details) = if place.spill { (spill, spill_details) } else { (flows, flow_details) };
         let bucket = buckets.get_mut(place.bucket as usize)?;
@@ -395,7 +395,7 @@ impl<A: Of> Tables<A> for HostEnv {
     }
 
     fn touch(&self, place: Place, way: u32, now: Tick) {
-        let mut tables = A::of(self).borrow_mut();
+        let mut tables = A::tables(self).borrow_mut();
         let tables = &mut *tables;
         let buckets = if place.spill { &mut tables.spill } else { &mut tables.flows };
         if (way as usize) < WAYS
@@ -406,7 +406,7 @@ impl<A: Of> Tables<A> for HostEnv {
     }
 
     fn count_service(&self, number: u32, event: ServiceEvent) {
-        let mut tables = A::of(self).borrow_mut();
+        let mut tables = A::tables(self).borrow_mut();
         let counters = tables.counters.entry(number).or_default();
         match event {
             ServiceEvent::Flow => counters.flows += 1,

@@ -1,6 +1,6 @@
 //! The datapath in the kernel: the loaded programs, run on a packet by `BPF_PROG_TEST_RUN`.
 
-use aya::maps::{Array, HashMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, IterableMap, MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions};
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
@@ -151,6 +151,5 @@ impl KernelEnv {
 }
 
 fn read_all<T: Plain>(map: &Array<MapData, Pod<T>>, locked: bool) -> Vec<T> {
-    let data: &MapData = map.as_ref();
-    sys::read_array(data.fd(), map.len(), locked).expect("a map can be read")
+    sys::read_array(IterableMap::map(map).fd(), map.len(), locked).expect("a map can be read")
 }

@@ -64,7 +64,10 @@ impl Scene {
         self.version += 1;
         let lists = [
             (self.slots, spec.backends.len() as u32),
-            (self.slots + spec.backends.len() as u32, spec.backends.iter().filter(|backend| backend.local).count() as u32),
+            (
+                self.slots + spec.backends.len() as u32,
+                spec.backends.iter().filter(|backend| backend.local).count() as u32,
+            ),
         ];
         self.slots += lists[0].1 + lists[1].1;
         let place = Place { number, first, generation, lists, version: self.version, config };

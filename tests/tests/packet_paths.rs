@@ -1,0 +1,455 @@
+//! Every path of a packet through the two hooks, on the host and in the kernel, in both families.
+
+use std::net::SocketAddr;
+use svclb_common::service::{flag, scope};
+use svclb_common::verdict::Counter;
+use svclb_tests::packet::{self, Frame, tcp, udp};
+use svclb_tests::world::{BRIDGE_MAC, BackendSpec, NODE4, NODE6, Port, Scene, ServiceSpec, World};
+
+/// The addresses of one family.
+struct Net {
+    client: SocketAddr,
+    outside: SocketAddr,
+    cluster: SocketAddr,
+    node_port: SocketAddr,
+    load_balancer: SocketAddr,
+    local: SocketAddr,
+    remote: SocketAddr,
+    node: std::net::IpAddr,
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().expect("an address and a port")
+}
+
+/// Runs a test in both worlds, for both families and both protocols.
+fn everywhere(test: impl Fn(&mut World, &Net, fn(SocketAddr, SocketAddr) -> Frame, u8)) {
+    let nets = [
+        Net {
+            client: at("10.244.1.5:40000"),
+            outside: at("198.51.100.10:50000"),
+            cluster: at("10.96.0.10:80"),
+            node_port: SocketAddr::new(NODE4.into(), 30080),
+            load_balancer: at("203.0.113.7:80"),
+            local: at("10.244.1.7:8080"),
+            remote: at("10.244.2.7:8080"),
+            node: NODE4.into(),
+        },
+        Net {
+            client: at("[fd00:10:244:1::5]:40000"),
+            outside: at("[2001:db8:2::10]:50000"),
+            cluster: at("[fd00:10:96::10]:80"),
+            node_port: SocketAddr::new(NODE6.into(), 30080),
+            load_balancer: at("[2001:db8:7::7]:80"),
+            local: at("[fd00:10:244:1::7]:8080"),
+            remote: at("[fd00:10:244:2::7]:8080"),
+            node: NODE6.into(),
+        },
+    ];
+    World::each(|world| {
+        for net in &nets {
+            test(world, net, |from, to| tcp(from, to).syn(), 6);
+        }
+    });
+    World::each(|world| {
+        for net in &nets {
+            test(world, net, udp, 17);
+        }
+    });
+}
+
+fn service(net: &Net, protocol: u8) -> ServiceSpec {
+    ServiceSpec {
+        protocol,
+        frontends: vec![
+            (net.cluster, scope::CLUSTER),
+            (net.node_port, scope::NODE_PORT),
+            (net.load_balancer, scope::LOAD_BALANCER),
+        ],
+        backends: vec![BackendSpec { endpoint: net.remote, local: false }],
+        flags: 0,
+        affinity: 0,
+        ranges: Vec::new(),
+    }
+}
+
+#[test]
+fn a_request_to_a_cluster_ip_gets_a_backend_and_its_reply_the_frontend() {
+    everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &service(net, protocol));
+        let request = world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
+        let seen = request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+        assert_eq!((seen.source, seen.destination), (net.client, net.remote), "only the destination changes");
+        world.egress(Port::Uplink, &request.bytes).passed(Counter::NoService);
+
+        let reply = frame(net.remote, net.client).bytes();
+        world.ingress(Port::Uplink, &reply).passed(Counter::NoService);
+        let seen = world.egress(Port::Pod, &reply).translated(&[Counter::ReplyTranslated]);
+        assert_eq!((seen.source, seen.destination), (net.cluster, net.client), "only the source changes");
+    });
+}
+
+#[test]
+fn a_node_port_with_a_remote_backend_is_dnat_then_masquerade() {
+    everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &service(net, protocol));
+        let request = world.ingress(Port::Uplink, &frame(net.outside, net.node_port).bytes());
+        request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+        let routed = world.egress(Port::Uplink, &request.bytes);
+        let seen = routed.translated(&[Counter::RequestMasqueraded, Counter::MasqueradeAllocated]);
+        assert_eq!((seen.source.ip(), seen.destination), (net.node, net.remote));
+        assert_eq!(seen.source.port(), net.outside.port(), "the client's port is kept when it is free");
+
+        let reply = world.ingress(Port::Uplink, &frame(net.remote, seen.source).bytes());
+        let back = reply.translated(&[Counter::ReplyUnmasqueraded]);
+        assert_eq!((back.source, back.destination), (net.remote, net.outside), "only the destination changes");
+        let seen = world.egress(Port::Uplink, &reply.bytes).translated(&[Counter::ReplyTranslated]);
+        assert_eq!((seen.source, seen.destination), (net.node_port, net.outside));
+    });
+}
+
+#[test]
+fn two_clients_with_one_port_get_two_masquerade_ports() {
+    everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &service(net, protocol));
+        let mut other = net.outside;
+        other.set_ip(net.client.ip());
+        let mut ports = Vec::new();
+        for client in [net.outside, other] {
+            let request = world.ingress(Port::Uplink, &frame(client, net.node_port).bytes());
+            let routed = world.egress(Port::Uplink, &request.bytes);
+            ports.push(packet::read(&routed.bytes).source.port());
+        }
+        assert_ne!(ports[0], ports[1], "replies could not be told apart");
+        for (client, port) in [net.outside, other].into_iter().zip(ports) {
+            let reply = frame(net.remote, SocketAddr::new(net.node, port)).bytes();
+            let seen = world.ingress(Port::Uplink, &reply).translated(&[Counter::ReplyUnmasqueraded]);
+            assert_eq!(seen.destination, client);
+        }
+    });
+}
+
+#[test]
+fn a_pod_that_reaches_itself_sees_the_node() {
+    everywhere(|world, net, frame, protocol| {
+        let mut spec = service(net, protocol);
+        let pod = SocketAddr::new(net.client.ip(), 8080);
+        spec.backends = vec![BackendSpec { endpoint: pod, local: true }];
+        Scene::default().add(world, &spec);
+        let request = world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
+        request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+        let seen = world
+            .egress(Port::Pod, &request.bytes)
+            .translated(&[Counter::RequestMasqueraded, Counter::MasqueradeAllocated]);
+        assert_eq!((seen.source.ip(), seen.destination), (net.node, pod));
+        let reply = world.ingress(Port::Pod, &frame(pod, seen.source).bytes());
+        reply.translated(&[Counter::ReplyUnmasqueraded]);
+        let seen = world.egress(Port::Pod, &reply.bytes).translated(&[Counter::ReplyTranslated]);
+        assert_eq!((seen.source, seen.destination), (net.cluster, net.client));
+    });
+}
+
+#[test]
+fn a_service_without_endpoints_refuses_and_so_does_an_unknown_port() {
+    everywhere(|world, net, frame, protocol| {
+        let mut spec = service(net, protocol);
+        spec.backends.clear();
+        Scene::default().add(world, &spec);
+        for frontend in [net.cluster, net.node_port, net.load_balancer] {
+            let answer = world.ingress(Port::Pod, &frame(net.client, frontend).bytes());
+            let seen = answer.refused(Counter::RefusedNoEndpoint);
+            assert_eq!(seen.destination.ip(), net.client.ip(), "the answer goes to the client");
+            assert_eq!(seen.source.ip(), frontend.ip(), "in the name of the frontend");
+            assert_eq!(seen.flags.map(|flags| flags.rst), (protocol == 6).then_some(true));
+            let quoted = (protocol == 17).then_some((net.client, frontend));
+            assert_eq!(seen.quoted, quoted, "an ICMP error quotes the packet");
+        }
+        let unknown = SocketAddr::new(net.cluster.ip(), 81);
+        world.ingress(Port::Pod, &frame(net.client, unknown).bytes()).refused(Counter::RefusedUnknownPort);
+        let ssh = SocketAddr::new(net.node, 22);
+        world.ingress(Port::Uplink, &frame(net.outside, ssh).bytes()).passed(Counter::NoService);
+        let other = SocketAddr::new(net.load_balancer.ip(), 22);
+        world.ingress(Port::Uplink, &frame(net.outside, other).bytes()).passed(Counter::NoService);
+        assert!(world.flows().is_empty(), "a refused packet leaves no flow");
+    });
+}
+
+#[test]
+fn local_policies_use_endpoints_of_this_node_and_keep_the_client() {
+    everywhere(|world, net, frame, protocol| {
+        let mut spec = service(net, protocol);
+        spec.flags = flag::EXTERNAL_LOCAL | flag::INTERNAL_LOCAL;
+        let mut scene = Scene::default();
+        let number = scene.add(world, &spec);
+        let from_outside = |frontend| frame(net.outside, frontend).bytes();
+        world.ingress(Port::Uplink, &from_outside(net.node_port)).dropped(Counter::NoLocalEndpoint);
+        world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes()).dropped(Counter::NoLocalEndpoint);
+
+        spec.backends.push(BackendSpec { endpoint: net.local, local: true });
+        scene.write(world, &spec, number, 10, 0);
+        let request = world.ingress(Port::Uplink, &from_outside(net.node_port));
+        let seen = request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+        assert_eq!((seen.source, seen.destination), (net.outside, net.local));
+        world.egress(Port::Pod, &request.bytes).passed(Counter::NoService);
+        let seen =
+            world.egress(Port::Uplink, &frame(net.local, net.outside).bytes()).translated(&[Counter::ReplyTranslated]);
+        assert_eq!(seen.source, net.node_port);
+        let seen = world
+            .ingress(Port::Pod, &frame(net.client, net.cluster).bytes())
+            .translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+        assert_eq!(seen.destination, net.local);
+    });
+}
+
+#[test]
+fn local_traffic_counts_as_having_passed_the_load_balancer() {
+    everywhere(|world, net, frame, protocol| {
+        let mut spec = service(net, protocol);
+        spec.flags = flag::EXTERNAL_LOCAL;
+        Scene::default().add(world, &spec);
+        let request = world.ingress(Port::Pod, &frame(net.client, net.node_port).bytes());
+        let seen = request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+        assert_eq!(seen.destination, net.remote);
+        world.egress(Port::Uplink, &request.bytes).passed(Counter::NoService);
+    });
+}
+
+#[test]
+fn source_ranges_guard_load_balancer_addresses_alone() {
+    everywhere(|world, net, frame, protocol| {
+        let mut spec = service(net, protocol);
+        spec.flags = flag::SOURCE_RANGES;
+        let network = if net.outside.is_ipv6() { "2001:db8:2::" } else { "198.51.100.0" };
+        let length = if net.outside.is_ipv6() { 48 } else { 24 };
+        spec.ranges = vec![(length, network.parse().expect("an address"))];
+        Scene::default().add(world, &spec);
+        let created = [Counter::RequestTranslated, Counter::FlowCreated];
+        world.ingress(Port::Uplink, &frame(net.outside, net.load_balancer).bytes()).translated(&created);
+        world.ingress(Port::Pod, &frame(net.client, net.load_balancer).bytes()).dropped(Counter::SourceRange);
+        let mut other = net.client;
+        other.set_port(40001);
+        world.ingress(Port::Pod, &frame(other, net.node_port).bytes()).translated(&created);
+    });
+}
+
+#[test]
+fn affinity_holds_until_its_timeout_and_only_to_a_backend_of_the_list() {
+    everywhere(|world, net, frame, protocol| {
+        let mut spec = service(net, protocol);
+        spec.affinity = 100;
+        for port in 1..8 {
+            spec.backends.push(BackendSpec { endpoint: SocketAddr::new(net.local.ip(), port), local: true });
+        }
+        let mut scene = Scene::default();
+        let number = scene.add(world, &spec);
+        let ask = |world: &mut World, port: u16| {
+            let client = SocketAddr::new(net.client.ip(), port);
+            let outcome = world.ingress(Port::Pod, &frame(client, net.cluster).bytes());
+            (packet::read(&outcome.bytes).destination, outcome.moved.contains_key("affinity_used"))
+        };
+        let (first, used) = ask(world, 1000);
+        assert!(!used, "nothing to remember yet");
+        for port in 1001..1020 {
+            world.wait(50);
+            assert_eq!(ask(world, port), (first, true), "each new flow renews the entry");
+        }
+        world.wait(101);
+        assert!(!ask(world, 1020).1, "the entry is too old");
+
+        Scene::drop_backends(world, net.cluster.is_ipv6(), 0, 8);
+        spec.backends.truncate(3);
+        scene.write(world, &spec, number, 20, 0);
+        assert!(!ask(world, 1021).1, "its backend serves no more");
+    });
+}
+
+#[test]
+fn a_udp_flow_leaves_its_backend_with_the_next_packet_and_tcp_stays() {
+    everywhere(|world, net, frame, protocol| {
+        let mut scene = Scene::default();
+        let mut spec = service(net, protocol);
+        let number = scene.add(world, &spec);
+        world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
+        Scene::drop_backends(world, net.cluster.is_ipv6(), 0, 1);
+        spec.backends = vec![BackendSpec { endpoint: net.local, local: true }];
+        scene.write(world, &spec, number, 1, 0);
+        let packet = if protocol == 6 { tcp(net.client, net.cluster) } else { frame(net.client, net.cluster) };
+        let outcome = world.ingress(Port::Pod, &packet.bytes());
+        if protocol == 6 {
+            assert_eq!(outcome.translated(&[Counter::RequestTranslated]).destination, net.remote);
+        } else {
+            let seen = outcome.translated(&[Counter::RequestTranslated, Counter::FlowRepicked]);
+            assert_eq!(seen.destination, net.local);
+        }
+    });
+}
+
+#[test]
+fn a_udp_flow_of_a_backend_whose_number_has_a_new_owner_is_picked_again() {
+    everywhere(|world, net, frame, protocol| {
+        if protocol == 6 {
+            return;
+        }
+        let mut scene = Scene::default();
+        let mut spec = service(net, protocol);
+        let number = scene.add(world, &spec);
+        world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
+        spec.backends = vec![BackendSpec { endpoint: net.local, local: true }];
+        scene.write(world, &spec, number, 0, 1);
+        let seen = world
+            .ingress(Port::Pod, &frame(net.client, net.cluster).bytes())
+            .translated(&[Counter::RequestTranslated, Counter::FlowRepicked]);
+        assert_eq!(seen.destination, net.local);
+    });
+}
+
+#[test]
+fn a_new_syn_keeps_a_live_backend_and_replaces_a_closed_flow() {
+    everywhere(|world, net, frame, protocol| {
+        if protocol == 17 {
+            return;
+        }
+        Scene::default().add(world, &service(net, protocol));
+        let syn = frame(net.client, net.cluster).bytes();
+        world.ingress(Port::Pod, &syn).translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+        world.ingress(Port::Pod, &syn).translated(&[Counter::RequestTranslated]);
+        let reply = |frame: Frame| frame.bytes();
+        world.egress(Port::Pod, &reply(tcp(net.remote, net.client).syn_ack())).translated(&[Counter::ReplyTranslated]);
+        world.ingress(Port::Pod, &syn).translated(&[Counter::RequestTranslated]);
+        world.egress(Port::Pod, &reply(tcp(net.remote, net.client).fin())).translated(&[Counter::ReplyTranslated]);
+        world.ingress(Port::Pod, &tcp(net.client, net.cluster).fin().bytes()).translated(&[Counter::RequestTranslated]);
+        world.ingress(Port::Pod, &syn).translated(&[Counter::RequestTranslated, Counter::FlowReplaced]);
+    });
+}
+
+#[test]
+fn idle_flows_end_with_the_timeout_of_their_state() {
+    everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &service(net, protocol));
+        let packet = frame(net.client, net.cluster).bytes();
+        let reply = if protocol == 6 { tcp(net.remote, net.client).syn_ack() } else { udp(net.remote, net.client) };
+        world.ingress(Port::Pod, &packet);
+        world.wait(if protocol == 6 { 61 } else { 31 });
+        world.egress(Port::Pod, &reply.bytes()).passed(Counter::NoService);
+        world.ingress(Port::Pod, &packet).translated(&[Counter::RequestTranslated, Counter::FlowReplaced]);
+        world.egress(Port::Pod, &reply.bytes()).translated(&[Counter::ReplyTranslated]);
+        world.wait(if protocol == 6 { 86_399 } else { 119 });
+        world.egress(Port::Pod, &reply.bytes()).translated(&[Counter::ReplyTranslated]);
+    });
+}
+
+#[test]
+fn one_client_port_cannot_reach_one_backend_through_two_frontends() {
+    everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &service(net, protocol));
+        world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
+        world.ingress(Port::Pod, &frame(net.client, net.load_balancer).bytes()).dropped(Counter::TupleTaken);
+    });
+}
+
+#[test]
+fn replies_between_bridge_ports_are_lifted_to_the_ip_stack() {
+    everywhere(|world, net, frame, protocol| {
+        let mut spec = service(net, protocol);
+        spec.backends = vec![BackendSpec { endpoint: net.local, local: true }];
+        Scene::default().add(world, &spec);
+        world.ingress(Port::BridgePort, &frame(net.client, net.cluster).bytes());
+        let reply = world.ingress(Port::BridgePort, &frame(net.local, net.client).bytes());
+        let seen = reply.translated(&[Counter::ReplyLifted]);
+        assert_eq!((seen.source, seen.destination), (net.local, net.client), "addresses stay");
+        assert_eq!(seen.to_mac, BRIDGE_MAC);
+    });
+}
+
+#[test]
+fn options_vlan_tags_and_absent_checksums_are_parsed_and_kept() {
+    everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &service(net, protocol));
+        for (port, shape) in [
+            (1, (|frame: Frame| frame.options()) as fn(Frame) -> Frame),
+            (2, |frame| frame.vlan(7)),
+            (3, |frame| frame.vlan(7).vlan(8).options()),
+            (4, |frame| frame.without_checksum()),
+            (5, |frame| frame.payload(1399)),
+        ] {
+            if port == 4 && (protocol == 6 || net.client.is_ipv6()) {
+                continue;
+            }
+            let client = SocketAddr::new(net.client.ip(), port);
+            let outcome = world.ingress(Port::Pod, &shape(frame(client, net.cluster)).bytes());
+            assert_eq!(outcome.translated(&[Counter::RequestTranslated, Counter::FlowCreated]).destination, net.remote);
+            let reply = shape(frame(net.remote, client)).bytes();
+            let seen = world.egress(Port::Pod, &reply).translated(&[Counter::ReplyTranslated]);
+            assert_eq!(seen.source, net.cluster);
+        }
+    });
+}
+
+#[test]
+fn icmp_errors_are_translated_in_all_four_directions() {
+    everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &service(net, protocol));
+        let header = if net.client.is_ipv6() { 40 } else { 20 };
+        for quoted in [header + 8, 1000] {
+            // Masqueraded request from outside.
+            let request = world.ingress(Port::Uplink, &frame(net.outside, net.node_port).bytes());
+            let sent = world.egress(Port::Uplink, &request.bytes);
+            let ours = packet::read(&sent.bytes).source;
+            // The backend's node complains about what it got.
+            let error = packet::port_unreachable(net.remote.ip(), ours.ip(), &sent.bytes, quoted);
+            let inside = world.ingress(Port::Uplink, &error);
+            let seen = inside.translated(&[Counter::IcmpTranslated]);
+            assert_eq!((seen.destination.ip(), seen.quoted), (net.outside.ip(), Some((net.outside, net.remote))));
+            let seen = world.egress(Port::Uplink, &inside.bytes).translated(&[Counter::IcmpTranslated]);
+            assert_eq!((seen.source.ip(), seen.quoted), (net.node, Some((net.outside, net.node_port))));
+
+            // The client complains about a reply.
+            let reply = frame(net.node_port, net.outside).bytes();
+            let error = packet::port_unreachable(net.outside.ip(), net.node, &reply, quoted);
+            let inside = world.ingress(Port::Uplink, &error);
+            let seen = inside.translated(&[Counter::IcmpTranslated]);
+            assert_eq!((seen.destination.ip(), seen.quoted), (net.remote.ip(), Some((net.remote, net.outside))));
+            let seen = world.egress(Port::Uplink, &inside.bytes).translated(&[Counter::IcmpTranslated]);
+            assert_eq!((seen.source.ip(), seen.quoted), (net.node, Some((net.remote, ours))));
+        }
+    });
+}
+
+#[test]
+fn a_reset_without_a_flow_begins_none() {
+    everywhere(|world, net, _, protocol| {
+        if protocol == 6 {
+            Scene::default().add(world, &service(net, protocol));
+            let reset = tcp(net.client, net.cluster).rst().bytes();
+            world.ingress(Port::Pod, &reset).passed(Counter::ResetWithoutFlow);
+        }
+    });
+}
+
+#[test]
+fn a_full_flow_table_refuses_new_flows_and_keeps_the_old() {
+    everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &service(net, protocol));
+        let ask = |world: &mut World, port: u16| {
+            let client = SocketAddr::new(net.client.ip(), port);
+            world.ingress(Port::Pod, &frame(client, net.cluster).bytes())
+        };
+        let (mut kept, mut refused, mut spilled) = (Vec::new(), 0, 0);
+        for port in 1..2000 {
+            let outcome = ask(world, port);
+            spilled += outcome.moved.get("flow_spilled").copied().unwrap_or(0);
+            if outcome.moved.contains_key("drop_flow_table_full") {
+                refused += 1;
+            } else {
+                kept.push(port);
+            }
+        }
+        assert!(refused > 0 && spilled > 0 && kept.len() > 500, "{refused} refused, {spilled} spilled");
+        for port in &kept {
+            ask(world, *port).translated(&[Counter::RequestTranslated]);
+        }
+        world.wait(100_000);
+        let outcome = ask(world, 5000);
+        assert!(outcome.moved.contains_key("flow_created"), "old flows make room: {outcome:?}");
+    });
+}
