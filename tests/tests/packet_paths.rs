@@ -256,7 +256,7 @@ fn affinity_holds_until_its_timeout_and_only_to_a_backend_of_the_list() {
         world.wait(101);
         assert!(!ask(world, 1020).1, "the entry is too old");
 
-        Scene::drop_backends(world, net.cluster.is_ipv6(), 0, 8);
+        scene.drop_backends(world, net.cluster.is_ipv6(), 0, 8);
         spec.backends.truncate(3);
         scene.write(world, &spec, number, 20, 0);
         assert!(!ask(world, 1021).1, "its backend serves no more");
@@ -270,7 +270,7 @@ fn a_udp_flow_leaves_its_backend_with_the_next_packet_and_tcp_stays() {
         let mut spec = service(net, protocol);
         let number = scene.add(world, &spec);
         world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
-        Scene::drop_backends(world, net.cluster.is_ipv6(), 0, 1);
+        scene.drop_backends(world, net.cluster.is_ipv6(), 0, 1);
         spec.backends = vec![BackendSpec { endpoint: net.local, local: true }];
         scene.write(world, &spec, number, 1, 0);
         let packet = if protocol == 6 { tcp(net.client, net.cluster) } else { frame(net.client, net.cluster) };

@@ -2,6 +2,7 @@
 
 use aya::maps::{Array, HashMap, IterableMap, MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions};
+use std::path::Path;
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
 use svclb_common::schema::{Bucket, Details, Device, Plain};
@@ -51,10 +52,12 @@ impl KernelEnv {
         let mut object = Object::load(&Options { bpffs: None, sizes, test_mode: true })?;
         let mut table = BpfConfig::take(&mut object)?;
         table.write_config(config).expect("CONFIG can be written");
+        // Nothing is pinned, and nothing is read back through these.
+        let no_pins = Path::new("");
         Ok(Self {
             config: table,
-            v4: BpfTables::take(&mut object)?,
-            v6: BpfTables::take(&mut object)?,
+            v4: BpfTables::take(&mut object, no_pins)?,
+            v6: BpfTables::take(&mut object, no_pins)?,
             devices: object.take_hash("DEVICES")?,
             test_env: object.take_array("TEST_ENV")?,
             counters: object.take_map("COUNTERS")?,

@@ -2,6 +2,7 @@
 
 use super::host::Of;
 use super::{Machine, World};
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use svclb_common::addr::{Addr4, Addr6, Address, Be16};
 use svclb_common::config::Config;
@@ -44,6 +45,16 @@ pub struct Scene {
     backends: u32,
     slots: u32,
     version: u32,
+    v4: Written<Addr4>,
+    v6: Written<Addr6>,
+}
+
+/// What was written for one family.
+#[derive(Clone, Default, Debug)]
+pub struct Written<A> {
+    /// Words of the bitmaps of frontends and of backends.
+    interest: [BTreeMap<u32, u64>; 2],
+    backends: BTreeMap<u32, Backend<A>>,
 }
 
 impl Scene {
@@ -72,29 +83,28 @@ impl Scene {
         self.slots += lists[0].1 + lists[1].1;
         let place = Place { number, first, generation, lists, version: self.version, config };
         match (&mut world.machine, is_v6) {
-            (Machine::Host(env), false) => place.write::<Addr4>(&mut env.v4.borrow_mut().agent, spec),
-            (Machine::Host(env), true) => place.write::<Addr6>(&mut env.v6.borrow_mut().agent, spec),
-            (Machine::Kernel(env), false) => place.write::<Addr4>(&mut env.v4, spec),
-            (Machine::Kernel(env), true) => place.write::<Addr6>(&mut env.v6, spec),
+            (Machine::Host(env), false) => place.write(&mut env.v4.borrow_mut().agent, &mut self.v4, spec),
+            (Machine::Host(env), true) => place.write(&mut env.v6.borrow_mut().agent, &mut self.v6, spec),
+            (Machine::Kernel(env), false) => place.write(&mut env.v4, &mut self.v4, spec),
+            (Machine::Kernel(env), true) => place.write(&mut env.v6, &mut self.v6, spec),
         }
     }
 
     /// Makes endpoints gone: `count` numbers from `first` on.
-    pub fn drop_backends(world: &mut World, is_v6: bool, first: u32, count: u32) {
+    pub fn drop_backends(&self, world: &mut World, is_v6: bool, first: u32, count: u32) {
         match (&mut world.machine, is_v6) {
-            (Machine::Host(env), false) => gone::<Addr4>(&mut env.v4.borrow_mut().agent, first, count),
-            (Machine::Host(env), true) => gone::<Addr6>(&mut env.v6.borrow_mut().agent, first, count),
-            (Machine::Kernel(env), false) => gone::<Addr4>(&mut env.v4, first, count),
-            (Machine::Kernel(env), true) => gone::<Addr6>(&mut env.v6, first, count),
+            (Machine::Host(env), false) => gone(&mut env.v4.borrow_mut().agent, &self.v4, first, count),
+            (Machine::Host(env), true) => gone(&mut env.v6.borrow_mut().agent, &self.v6, first, count),
+            (Machine::Kernel(env), false) => gone(&mut env.v4, &self.v4, first, count),
+            (Machine::Kernel(env), true) => gone(&mut env.v6, &self.v6, first, count),
         }
     }
 }
 
-fn gone<A: Of>(tables: &mut impl Tables<A>, first: u32, count: u32) {
-    let content = tables.read().expect("the tables can be read");
-    for number in first..first + count {
-        let backend = Backend { state: backend_state::GONE, flags: 0, ..content.backend(number) };
-        tables.write_backend(number, &backend).expect("BACKENDS can be written");
+fn gone<A: Of>(tables: &mut impl Tables<A>, written: &Written<A>, first: u32, count: u32) {
+    for (number, backend) in written.backends.range(first..first + count) {
+        let backend = Backend { state: backend_state::GONE, flags: 0, ..*backend };
+        tables.write_backend(*number, &backend).expect("BACKENDS can be written");
     }
 }
 
@@ -117,15 +127,14 @@ fn address<A: Of>(ip: IpAddr) -> A {
 }
 
 impl Place {
-    fn write<A: Of>(&self, tables: &mut impl Tables<A>, spec: &ServiceSpec) {
+    fn write<A: Of>(&self, tables: &mut impl Tables<A>, written: &mut Written<A>, spec: &ServiceSpec) {
         let config = &self.config;
-        let content = tables.read().expect("the tables can be read");
-        let mut words = [content.interest_frontends.clone(), content.interest_backends.clone()];
+        let Written { interest: words, backends: remembered } = written;
         let mut set = |tables: &mut dyn Tables<A>, bitmap: Bitmap, bit: u32| {
             let (word, mask) = interest::word(bit);
-            let words = &mut words[usize::from(bitmap == Bitmap::Backends)];
-            words[word as usize] |= mask;
-            tables.write_interest(bitmap, word, words[word as usize]).expect("INTEREST can be written");
+            let value = words[usize::from(bitmap == Bitmap::Backends)].entry(word).or_default();
+            *value |= mask;
+            tables.write_interest(bitmap, word, *value).expect("INTEREST can be written");
         };
         let mut cluster = Vec::new();
         let mut local = Vec::new();
@@ -150,6 +159,7 @@ impl Place {
                 address: ip,
             };
             tables.write_backend(number, &value).expect("BACKENDS can be written");
+            remembered.insert(number, value);
         }
         for ((first, _), list) in self.lists.iter().zip([&cluster, &local]) {
             if !list.is_empty() {
