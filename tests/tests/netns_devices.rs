@@ -298,6 +298,51 @@ fn a_change_of_one_device_reaches_those_that_depend_on_it() {
     });
 }
 
+/// Messages that the kernel could not deliver to sockets of this namespace.
+fn lost_messages() -> u64 {
+    let table = std::fs::read_to_string("/proc/thread-self/net/netlink").expect("the list of netlink sockets");
+    let lost = |line: &str| line.split_whitespace().nth(8)?.parse::<u64>().ok();
+    table.lines().skip(1).filter_map(lost).sum()
+}
+
+#[test]
+fn what_was_missed_while_too_much_happened_is_read_anew() {
+    let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let (netns, elsewhere) = (Netns::new("node").expect("a namespace"), Netns::new("elsewhere").expect("a namespace"));
+    node(&netns, &elsewhere);
+    netns.run(|| {
+        let (go_on, wait_here) = std::sync::mpsc::channel();
+        let mut asleep = false;
+        let hook = move |events: &[DeviceEvent]| {
+            // From the first device that comes up on, until it is told to go on.
+            if !asleep && events.iter().any(|event| matches!(event, DeviceEvent::Present(pod) if pod.name == "pod0")) {
+                asleep = true;
+                wait_here.recv_timeout(DEADLINE).expect("told to go on");
+            }
+            all_right(events)
+        };
+        let mut told = Told::new(host::watch(Options::default(), hook).expect("watch the namespace"));
+        told.hooks("eth0", |hooks| hooks.role == Role::Node);
+        let add = |name: &str| format!("link add {name} type veth peer name {name} netns {}\n", elsewhere.path());
+        netns.ip(&add("pod0")).expect("make a pod");
+        netns.ip(&add("pod1")).expect("make a pod");
+        netns.ip("link set pod1 up\n").expect("switch it on: only then its changes are told");
+        let renamed: Vec<String> = (0..500).map(|turn| format!("link set pod1 alias {turn}\n")).collect();
+        wait("messages are lost", || {
+            netns.ip(&renamed.concat()).expect("make much ado");
+            (lost_messages() > 0).then_some(())
+        });
+        netns.ip("link delete pod1\n").expect("delete a pod");
+        netns.ip(&add("pod2")).expect("make a pod");
+        go_on.send(()).expect("the watcher waits");
+        told.hooks("pod2", |hooks| hooks.role == Role::Pod);
+        wait("pod1 is forgotten", || {
+            told.read();
+            (!told.devices.contains_key("pod1")).then_some(())
+        });
+    });
+}
+
 /// A loaded kernel object, of which there are two, as an old agent and a new one have. All tests share them:
 /// loading takes seconds.
 struct Build(OnceLock<Mutex<Object>>);
