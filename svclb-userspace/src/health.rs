@@ -2,7 +2,7 @@
 //!
 //! A family is healthy unless a change has waited for more than [`STUCK`] to get into its tables. /livez
 //! says just that; /healthz says 503 as well while the node must not get traffic from load balancers: it
-//! is being removed.
+//! is being removed, or the API server does not know it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

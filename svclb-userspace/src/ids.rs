@@ -329,3 +329,64 @@ impl Numbers {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn numbers_that_were_never_used_go_first_then_the_one_that_is_free_for_longest() {
+        let mut numbers = Numbers::new("TEST", 4);
+        let all: Vec<u32> = (0..3).map(|_| numbers.take(at(0)).expect("one is left")).collect();
+        assert_eq!(all, [1, 2, 3]);
+        numbers.release(2, at(1));
+        numbers.release(1, at(2));
+        assert_eq!(numbers.take(at(3)).expect_err("both rest").entries, 4);
+        assert_eq!(numbers.take(at(6)), Ok(2));
+        assert!(numbers.take(at(6)).is_err());
+        assert_eq!(numbers.take(at(7)), Ok(1));
+    }
+
+    #[test]
+    fn a_number_that_went_back_to_its_owner_is_not_given_away() {
+        let mut numbers = Numbers::new("TEST", 2);
+        assert_eq!(numbers.take(at(0)), Ok(1));
+        numbers.release(1, at(0));
+        assert!(numbers.retake(1));
+        assert!(numbers.take(at(100)).is_err());
+        numbers.release(1, at(100));
+        assert!(numbers.take(at(103)).is_err(), "its rest began anew");
+        assert_eq!(numbers.take(at(105)), Ok(1));
+    }
+
+    #[test]
+    fn ranges_that_touch_become_one_again() {
+        let range = |first, count| Range { first, count };
+        let mut ranges = Ranges::new(10, [range(4, 2), range(4, 1)].into_iter());
+        assert_eq!(ranges.take(4, at(0)), Ok(range(0, 4)));
+        assert_eq!(ranges.take(4, at(0)), Ok(range(6, 4)));
+        assert!(ranges.take(1, at(0)).is_err());
+        for free in [range(6, 4), range(0, 4), range(4, 2)] {
+            ranges.release(free, at(1));
+        }
+        assert!(ranges.take(10, at(2)).is_err(), "they rest");
+        assert_eq!(ranges.take(10, at(6)), Ok(range(0, 10)));
+    }
+
+    #[test]
+    fn a_number_with_a_new_owner_forgets_all_earlier_ones() {
+        let target = |port| Target { address: svclb_common::addr::Addr4(1), port: svclb_common::addr::Be16::new(port) };
+        let mut ids = Ids::new(8, 2);
+        assert_eq!(ids.give_backend(1, target(1), at(0)), Ok(Given::New(1)));
+        ids.written(1);
+        ids.release_backend(1, &target(1), at(0));
+        assert_eq!(ids.give_backend(1, target(2), at(6)), Ok(Given::New(1)));
+        ids.written(1);
+        ids.release_backend(1, &target(2), at(6));
+        assert_eq!(ids.give_backend(1, target(1), at(12)), Ok(Given::New(1)), "it was another's in between");
+    }
+}

@@ -114,6 +114,11 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
         report
     }
 
+    /// Computes all Services anew with the next [`Self::sync`].
+    pub fn recompute(&mut self) {
+        self.all_changed = true;
+    }
+
     /// Whether everything wanted is in the tables.
     pub fn is_settled(&self) -> bool {
         self.adopted && self.v4.planner.is_settled() && self.v6.planner.is_settled()

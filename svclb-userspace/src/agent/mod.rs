@@ -97,6 +97,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let health = Health::default();
     servers::serve("healthz", options.healthz_bind_address, health.clone().router());
     servers::serve("metrics", options.metrics_bind_address, crate::metrics::router(registry));
+    let needs_node = matches!(source, Source::Api { .. });
     source.start(events_in, problems_out)?;
     info!(node = node_name, version = env!("CARGO_PKG_VERSION"), adopted = before.layout != 0, "svclb agent runs");
     let agent = Agent {
@@ -107,6 +108,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         metrics,
         problems,
         started: Instant::now(),
+        needs_node,
         host_synced: false,
         hooked: BTreeSet::new(),
         ready: false,
@@ -154,6 +156,8 @@ struct Agent {
     metrics: Metrics,
     problems: UnboundedSender<Problem>,
     started: Instant,
+    /// Without its Node object this node must not get traffic from load balancers.
+    needs_node: bool,
     host_synced: bool,
     /// Devices with hooks, by index.
     hooked: BTreeSet<u32>,
@@ -310,7 +314,8 @@ impl Agent {
             let now = k8s_openapi::jiff::Timestamp::now();
             self.metrics.last_sync.set(now.as_duration().as_secs_f64());
         }
-        self.health.set_node_eligible(self.engine.model().node().is_none_or(|node| !node.leaving));
+        let eligible = self.engine.model().node().map_or(!self.needs_node, |node| !node.leaving);
+        self.health.set_node_eligible(eligible);
     }
 
     fn report_rivals(&self, report: &SyncReport) {
@@ -342,6 +347,7 @@ impl Agent {
     }
 
     fn check(&mut self) {
+        self.engine.recompute();
         match self.engine.check_drift() {
             Ok(differing) => {
                 for family in differing {

@@ -90,3 +90,6 @@ fn family_addresses(family: Family, entries: &[Entry], node: Option<&Node>, on_d
     }
     if named { addresses } else { all().collect() }
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,3 +174,6 @@ impl Model {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

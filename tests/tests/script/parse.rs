@@ -44,8 +44,8 @@ impl Script {
             let name = line.strip_prefix("-- ").and_then(|rest| rest.strip_suffix(" --"));
             match (name, sections.last_mut()) {
                 (Some(name), _) => sections.push((name.to_owned(), String::new())),
-                (None, Some((_, body))) => *body += &format!("{line}\n"),
-                (None, None) => head += &format!("{line}\n"),
+                (None, Some((_, body))) => body.extend([line, "\n"]),
+                (None, None) => head.extend([line, "\n"]),
             }
         }
         Self { settings: Settings::parse(&head), path, head, sections }
@@ -81,7 +81,7 @@ impl Script {
             return;
         }
         if std::env::var_os("SVCLB_UPDATE_SCRIPTS").is_some() {
-            self.sections[step.section].1 = shown.to_owned();
+            shown.clone_into(&mut self.sections[step.section].1);
             let mut text = self.head.clone();
             for (name, body) in &self.sections {
                 text += &format!("-- {name} --\n{body}");

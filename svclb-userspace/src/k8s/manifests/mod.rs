@@ -136,3 +136,6 @@ impl Source {
         all.into_iter().all(|event| self.events.send(event).is_ok())
     }
 }
+
+#[cfg(test)]
+mod tests;
