@@ -227,7 +227,15 @@ pub fn agent_binary() -> Result<PathBuf> {
 
 fn build() -> Result<PathBuf> {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What cargo tells this package of itself is not for another one: build scripts (ring's) look at these
+    // and would run again, and with them half of the dependencies, here and in the next build.
+    for (name, _) in env::vars_os() {
+        if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+            command.env_remove(name);
+        }
+    }
+    let output = command
         .args(["build", "--package", "svclb-userspace", "--message-format", "json-render-diagnostics"])
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .output()
