@@ -10,6 +10,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{self as core, ObjectReference};
@@ -17,6 +18,7 @@ use k8s_openapi::api::discovery::v1 as discovery;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::events::{Event as ApiEvent, EventType, Recorder, Reporter};
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event as Watched, watcher};
 use kube::{Api, Client, Config, Resource};
 use serde::de::DeserializeOwned;
@@ -31,6 +33,9 @@ const PAGE: u32 = 500;
 
 /// Seconds after which a silent watch is begun anew: how soon a dead connection is noticed.
 const TIMEOUT: u32 = 60;
+
+/// The longest wait until a watch that broke is tried again, but for a little.
+const RETRY_LIMIT: Duration = Duration::from_secs(8);
 
 /// Where Kubernetes puts a Pod's credentials.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -204,10 +209,33 @@ impl Projected for core::Node {
     }
 }
 
+/// When a watch that broke is tried again: as kube does it, from 0.8 s on and twice as long each time, but
+/// not beyond [`RETRY_LIMIT`] and a little that differs between agents.
+///
+/// kube waits up to a minute, and after an outage that comes three times in a row: for the server, which
+/// then refuses everybody until it has read its roles, and then has forgotten where the watch was.
+#[derive(Default)]
+struct Retry(watcher::DefaultBackoff);
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.0.next()?;
+        Some(wait.min(RETRY_LIMIT + wait / 16))
+    }
+}
+
+impl Backoff for Retry {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
 /// Follows one kind until nobody takes the events any more.
 async fn watch<K: Projected>(api: Api<K>, config: watcher::Config, kind: Kind, events: UnboundedSender<Event>) {
     let mut told = Told::new();
-    let mut stream = std::pin::pin!(watcher(api, config).default_backoff());
+    let mut stream = std::pin::pin!(watcher(api, config).backoff(Retry::default()));
     while let Some(item) = stream.next().await {
         let out = match item {
             Ok(Watched::Init) => vec![Event::ListStarted(kind)],
@@ -310,6 +338,13 @@ mod tests {
     async fn without_any_server_the_error_says_what_to_give() {
         let error = Server::default().config().await.expect_err("nothing is given");
         assert!(error.to_string().contains("--api-server URL"), "{error}");
+    }
+
+    #[test]
+    fn a_watch_never_waits_long() {
+        let waits: Vec<Duration> = Retry::default().take(12).collect();
+        assert!(waits.iter().all(|wait| *wait <= RETRY_LIMIT * 3 / 2), "{waits:?}");
+        assert!(waits.first() < waits.last(), "{waits:?}");
     }
 
     #[test]
