@@ -10,9 +10,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use svclb_tests::{
-    cluster::LabCluster,
+    cluster::{EndpointState, LabCluster},
     net::{Client, LabOptions, PodNetwork},
 };
+
+/// How long the pods of [`WEB`] serve after they have been deleted.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// A Deployment whose pods have two seconds of grace, and its Service.
 const WEB: &str = r"
@@ -40,16 +43,6 @@ spec:
   ports: [{port: 8080, targetPort: 80}]
 ";
 
-/// Asks for the endpoints of `web`, one line each: address, ready, serving, terminating.
-const ENDPOINTS: &[&str] = &[
-    "get",
-    "endpointslices",
-    "-l=kubernetes.io/service-name=web",
-    "-o",
-    "jsonpath={range .items[*].endpoints[*]}{.addresses[0]} {.conditions.ready} {.conditions.serving} \
-     {.conditions.terminating}{'\\n'}{end}",
-];
-
 fn start() -> Result<LabCluster> {
     let started = Instant::now();
     let cluster = LabCluster::start(LabOptions::default(), PodNetwork::Routed)?;
@@ -57,12 +50,10 @@ fn start() -> Result<LabCluster> {
     Ok(cluster)
 }
 
-/// How many of the lines of [`ENDPOINTS`] end like this.
-fn count(lines: &str, ending: &str) -> usize {
-    lines.lines().filter(|line| line.ends_with(ending)).count()
+/// Whether there are so many endpoints (one per pod and family), all ready.
+fn all_ready(endpoints: &[EndpointState], count: usize) -> bool {
+    endpoints.len() == count && endpoints.iter().all(|endpoint| endpoint.ready)
 }
-
-const READY: &str = " true true false";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_control_plane_answers_under_all_its_addresses() -> Result<()> {
@@ -83,18 +74,15 @@ async fn the_control_plane_answers_under_all_its_addresses() -> Result<()> {
 async fn a_deployment_gets_pods_that_answer_and_endpoint_slices_of_both_families() -> Result<()> {
     let cluster = start()?;
     cluster.plane().apply_yaml(WEB)?;
-    cluster.plane().kubectl(["rollout", "status", "deployment/web", "--timeout=60s"])?;
-    let endpoints = cluster.until(ENDPOINTS, |lines| count(lines, READY) == 6)?;
+    let endpoints = cluster.wait_for_endpoints("web", |found| all_ready(found, 6))?;
     let client = Client::new(cluster.lab().node(1).netns(), Duration::from_secs(2));
-    let mut pods = BTreeSet::new();
-    for line in endpoints.lines() {
-        let address = line.split(' ').next().context("an address")?.parse()?;
-        let reply = client.http(SocketAddr::new(address, 80)).await?;
-        pods.insert(reply.answer.pod);
+    for endpoint in &endpoints {
+        let reply = client.http(SocketAddr::new(endpoint.address, 80)).await?;
+        assert_eq!(Some(reply.answer.pod), endpoint.pod);
     }
-    let names = cluster.plane().kubectl(["get", "pods", "-o", "jsonpath={.items[*].metadata.name}"])?;
-    assert_eq!(pods, names.split(' ').map(str::to_owned).collect());
+    let pods: BTreeSet<_> = endpoints.iter().map(|endpoint| endpoint.pod.clone()).collect();
     assert_eq!(pods.len(), 3, "a pod has an address of each family");
+    cluster.plane().kubectl(["rollout", "status", "deployment/web", "--timeout=60s"])?;
     Ok(())
 }
 
@@ -102,16 +90,20 @@ async fn a_deployment_gets_pods_that_answer_and_endpoint_slices_of_both_families
 async fn a_deleted_pod_serves_through_its_grace_period_and_then_its_address_refuses() -> Result<()> {
     let cluster = start()?;
     cluster.plane().apply_yaml(&WEB.replace("replicas: 3", "replicas: 1"))?;
-    let endpoints = cluster.until(ENDPOINTS, |lines| count(lines, READY) == 2)?;
-    let address = endpoints.split(' ').next().context("an address")?.parse()?;
+    let endpoints = cluster.wait_for_endpoints("web", |found| all_ready(found, 2))?;
+    let address = SocketAddr::new(endpoints.first().context("an endpoint")?.address, 80);
     let client = Client::new(cluster.lab().node(1).netns(), Duration::from_secs(2));
 
+    let deleted = Instant::now();
     cluster.plane().kubectl(["scale", "deployment/web", "--replicas=0"])?;
-    cluster.until(ENDPOINTS, |lines| count(lines, " false true true") == 2)?;
-    client.http(SocketAddr::new(address, 80)).await.context("a terminating pod serves")?;
-    cluster.until(ENDPOINTS, str::is_empty)?;
-    client.http(SocketAddr::new(address, 80)).await.expect_err("it has ended");
-    cluster.until(&["get", "pods", "-o", "name"], str::is_empty)?;
+    cluster.wait_for_endpoints("web", |found| {
+        found.len() == 2 && found.iter().all(|one| !one.ready && one.serving && one.terminating)
+    })?;
+    client.http(address).await.context("a terminating pod serves")?;
+    cluster.wait_for_endpoints("web", <[_]>::is_empty)?;
+    assert!(deleted.elapsed() >= GRACE, "it went after {:?}", deleted.elapsed());
+    client.http(address).await.expect_err("it has ended");
+    cluster.wait_for_kubectl(&["get", "pods", "-o", "name"], str::is_empty)?;
     Ok(())
 }
 
@@ -119,11 +111,12 @@ async fn a_deleted_pod_serves_through_its_grace_period_and_then_its_address_refu
 async fn a_pod_whose_annotation_says_so_is_not_ready() -> Result<()> {
     let cluster = start()?;
     cluster.plane().apply_yaml(&WEB.replace("replicas: 3", "replicas: 1"))?;
-    cluster.until(ENDPOINTS, |lines| count(lines, READY) == 2)?;
+    cluster.wait_for_endpoints("web", |found| all_ready(found, 2))?;
     cluster.plane().kubectl(["annotate", "pods", "-l=app=web", "svclb.test/ready=false"])?;
-    cluster.until(ENDPOINTS, |lines| count(lines, " false false false") == 2)?;
+    cluster
+        .wait_for_endpoints("web", |found| found.iter().all(|one| !one.ready && !one.serving && !one.terminating))?;
     cluster.plane().kubectl(["annotate", "pods", "-l=app=web", "svclb.test/ready-"])?;
-    cluster.until(ENDPOINTS, |lines| count(lines, READY) == 2)?;
+    cluster.wait_for_endpoints("web", |found| all_ready(found, 2))?;
     Ok(())
 }
 
@@ -131,11 +124,11 @@ async fn a_pod_whose_annotation_says_so_is_not_ready() -> Result<()> {
 async fn controllers_and_kubelets_go_on_when_the_api_server_comes_back() -> Result<()> {
     let cluster = start()?;
     cluster.plane().apply_yaml(WEB)?;
-    cluster.until(ENDPOINTS, |lines| count(lines, READY) == 6)?;
+    cluster.wait_for_endpoints("web", |found| all_ready(found, 6))?;
     cluster.plane().stop_api_server();
     cluster.plane().kubectl(["get", "pods"]).expect_err("nobody answers");
     cluster.plane().start_api_server()?;
     cluster.plane().kubectl(["scale", "deployment/web", "--replicas=5"])?;
-    cluster.until(ENDPOINTS, |lines| count(lines, READY) == 10)?;
+    cluster.wait_for_endpoints("web", |found| all_ready(found, 10))?;
     cluster.plane().check()
 }

@@ -1,12 +1,16 @@
 //! A lab and a control plane as one cluster: two nodes with kubelets, ready for Deployments.
 
 use std::{
+    fmt,
+    net::IpAddr,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use kube::{Api, api::ListParams};
 use tokio::runtime::Handle;
 
 use super::{ControlPlane, Kubelet, LabPods};
@@ -49,17 +53,89 @@ impl LabCluster {
         &self.kubelets
     }
 
-    /// Runs kubectl, as administrator, until what it prints is `good`, and gives that back. It blocks for
-    /// [`CONTROLLERS_WITHIN`] at most; after that the error holds the last answer.
-    pub fn until(&self, args: &[&str], good: impl Fn(&str) -> bool) -> Result<String> {
+    /// The endpoints of a Service of the namespace `default`, as its slices have them now.
+    pub fn endpoints(&self, service: &str) -> Result<Vec<EndpointState>> {
+        let slices: Api<EndpointSlice> = Api::default_namespaced(self.plane.client());
+        let own = ListParams::default().labels(&format!("kubernetes.io/service-name={service}"));
+        let slices = self
+            .plane
+            .runtime()
+            .run(async move { slices.list(&own).await })
+            .with_context(|| format!("list the EndpointSlices of {service}"))?;
+        Ok(slices
+            .items
+            .iter()
+            .flat_map(|slice| slice.endpoints.iter().flatten().flat_map(EndpointState::all))
+            .collect())
+    }
+
+    /// Waits until the endpoints of a Service are as wanted, and gives them. It blocks for
+    /// [`CONTROLLERS_WITHIN`] at most.
+    pub fn wait_for_endpoints(
+        &self,
+        service: &str,
+        wanted: impl Fn(&[EndpointState]) -> bool,
+    ) -> Result<Vec<EndpointState>> {
+        self.wait_until(&format!("the endpoints of {service}"), || self.endpoints(service), |found| wanted(found))
+    }
+
+    /// Waits until kubectl, as administrator, prints something `good`, and gives that. It blocks for
+    /// [`CONTROLLERS_WITHIN`] at most.
+    pub fn wait_for_kubectl(&self, args: &[&str], good: impl Fn(&str) -> bool) -> Result<String> {
+        self.wait_until(&format!("kubectl {args:?}"), || self.plane.kubectl(args), |answer| good(answer))
+    }
+
+    fn wait_until<T: fmt::Debug>(
+        &self,
+        what: &str,
+        ask: impl Fn() -> Result<T>,
+        good: impl Fn(&T) -> bool,
+    ) -> Result<T> {
         let deadline = Instant::now() + CONTROLLERS_WITHIN;
         loop {
-            let answer = self.plane.kubectl(args)?;
+            let answer = ask()?;
             if good(&answer) {
                 return Ok(answer);
             }
-            ensure!(Instant::now() < deadline, "after {CONTROLLERS_WITHIN:?} kubectl {args:?} still says: {answer}");
-            thread::sleep(Duration::from_millis(50));
+            self.plane.check()?;
+            ensure!(
+                Instant::now() < deadline,
+                "after {CONTROLLERS_WITHIN:?} {what} is still not as wanted: {answer:?}"
+            );
+            thread::sleep(Duration::from_millis(20));
         }
+    }
+}
+
+/// An endpoint in a slice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointState {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its pod.
+    pub pod: Option<String>,
+    /// Whether it is ready and not about to go.
+    pub ready: bool,
+    /// Whether it answers.
+    pub serving: bool,
+    /// Whether its pod has been deleted.
+    pub terminating: bool,
+}
+
+impl EndpointState {
+    /// All addresses of an endpoint. What a slice leaves open has the meaning that the API gives it.
+    fn all(endpoint: &Endpoint) -> impl Iterator<Item = Self> {
+        let conditions = endpoint.conditions.clone().unwrap_or_default();
+        let ready = conditions.ready.unwrap_or(true);
+        let pod = endpoint.target_ref.as_ref().and_then(|target| target.name.clone());
+        endpoint.addresses.iter().filter_map(move |address| {
+            Some(Self {
+                address: address.parse().ok()?,
+                pod: pod.clone(),
+                ready,
+                serving: conditions.serving.unwrap_or(ready),
+                terminating: conditions.terminating.unwrap_or(false),
+            })
+        })
     }
 }

@@ -8,6 +8,9 @@ use tokio::runtime::Handle;
 use super::{ControlPlane, Kubelet, NodeWanted, PodRuntime, PodWanted, RunningPod};
 use crate::net::{Answerer, Lab, NODES, PodNetwork};
 
+/// Once its server has ended, a pod says so to everybody who asks, not to one a second.
+const ANSWERS_EVERYBODY: &[(&str, &str)] = &[("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")];
+
 /// Pods on one node of a lab, which run answerers on the ports of their containers.
 #[derive(Debug, Clone)]
 pub struct LabPods {
@@ -61,6 +64,7 @@ impl PodRuntime for LabPods {
             return Ok(RunningPod { addresses, server: Some(Box::new(answerer)), place: Box::new(()) });
         }
         let pod = node.pod(&wanted.name, self.network)?;
+        pod.netns().sysctls(ANSWERS_EVERYBODY)?;
         let answerer = pod.answer(&wanted.ports)?;
         Ok(RunningPod {
             addresses: pod.address().both().into(),

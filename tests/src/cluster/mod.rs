@@ -23,8 +23,9 @@ pub mod lab_cluster;
 mod lab_pods;
 pub mod running;
 pub mod runtime;
+pub mod timeline;
 
 pub use control_plane::ControlPlane;
 pub use kubelet::{Kubelet, NodeWanted, PodRuntime, PodWanted, RunningPod};
-pub use lab_cluster::LabCluster;
+pub use lab_cluster::{EndpointState, LabCluster};
 pub use lab_pods::LabPods;

@@ -1,0 +1,300 @@
+//! Agents on a real API server, with their own account and the rights of `deploy/`.
+#![cfg(feature = "cluster")]
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::{core::v1::Service, events::v1::Event};
+use kube::{Api, api::ListParams};
+use svclb_tests::{
+    cluster::{
+        EndpointState, LabCluster,
+        timeline::{Record, Route, Timeline, describe},
+    },
+    net::{Agent, AgentCommand, Client, FailureKind, LabOptions, NODES, Pod, PodNetwork, Protocol, agent_binary},
+};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+/// How long a pod serves after it has been deleted.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// How long a request may take: longer than any failure may.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long until an agent has followed a change of the endpoints on this machine, under load.
+const FOLLOWED_WITHIN: Duration = Duration::from_secs(1);
+
+/// How long until an agent has found its API server again: it asks ever more seldom while there is none.
+const CAUGHT_UP_WITHIN: Duration = Duration::from_mins(1);
+
+/// The cluster IP of a Service whose endpoints are written by hand.
+const BY_HAND: &str = "10.96.99.99";
+
+/// A request on each route in so much time.
+const PAUSE: Duration = Duration::from_millis(20);
+
+const WEB: &str = r"
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 3
+  selector: {matchLabels: {app: web}}
+  template:
+    metadata: {labels: {app: web}}
+    spec:
+      terminationGracePeriodSeconds: 3
+      containers:
+      - name: web
+        image: answerer
+        ports: [{containerPort: 80}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec:
+  type: NodePort
+  ipFamilyPolicy: RequireDualStack
+  selector: {app: web}
+  ports:
+  - {name: http, protocol: TCP, port: 8080, targetPort: 80, nodePort: 30080}
+  - {name: http-udp, protocol: UDP, port: 8080, targetPort: 80, nodePort: 30080}
+";
+
+/// A cluster with the Deployment `web`, an agent on each node, and a pod that asks.
+struct Scene {
+    agents: Vec<Agent>,
+    client: Pod,
+    cluster: LabCluster,
+    _logs: TempDir,
+}
+
+impl Scene {
+    async fn new() -> Result<Self> {
+        let cluster = LabCluster::start(LabOptions::default(), PodNetwork::Routed)?;
+        let plane = cluster.plane();
+        plane.apply([Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml")])?;
+        plane.apply_yaml(WEB)?;
+        cluster.wait_for_endpoints("web", |found| all_ready(found, 3))?;
+        let logs = tempfile::tempdir()?;
+        let how = AgentCommand {
+            binary: agent_binary()?,
+            source: vec!["--kubeconfig".into(), plane.agent_kubeconfig().into()],
+            attach: "auto".to_owned(),
+            more: Vec::new(),
+            logs: logs.path().to_owned(),
+        };
+        let mut agents = Vec::new();
+        for node in NODES {
+            agents.push(Agent::start(cluster.lab(), node, &how).await?);
+        }
+        let client = cluster.lab().node(1).pod("client", PodNetwork::Routed)?;
+        Ok(Self { agents, client, cluster, _logs: logs })
+    }
+
+    /// From the pod to the cluster IPs, and from outside to the node ports of both nodes; both families,
+    /// TCP and UDP.
+    fn routes(&self) -> Result<Vec<Route>> {
+        let services: Api<Service> = Api::default_namespaced(self.cluster.plane().client());
+        let service = self.cluster.plane().runtime().run(async move { services.get("web").await })?;
+        let cluster_ips = service.spec.and_then(|spec| spec.cluster_ips).context("web has cluster IPs")?;
+        let inside = Client::new(self.client.netns(), DEADLINE);
+        let outside = Client::new(&self.cluster.lab().client().netns, DEADLINE);
+        let mut routes = Vec::new();
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for cluster_ip in &cluster_ips {
+                let to = SocketAddr::new(cluster_ip.parse()?, 8080);
+                routes.push(route("pod", &inside, to, protocol));
+            }
+            for node in self.cluster.lab().nodes() {
+                for address in node.address().both() {
+                    routes.push(route("outside", &outside, SocketAddr::new(address, 30080), protocol));
+                }
+            }
+        }
+        Ok(routes)
+    }
+
+    /// Waits until on every route each of these pods has answered.
+    async fn wait_for_answers(&self, pods: &BTreeSet<String>) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        for route in self.routes()? {
+            let mut answered = BTreeSet::new();
+            while answered != *pods {
+                ensure!(Instant::now() < deadline, "{}: only {answered:?} of {pods:?} have answered", route.name);
+                let outcome = match route.protocol {
+                    Protocol::Tcp => route.client.http(route.to).await,
+                    Protocol::Udp => route.client.udp(route.to).await,
+                };
+                answered.extend(outcome.ok().map(|reply| reply.answer.pod).filter(|pod| pods.contains(pod)));
+            }
+        }
+        Ok(())
+    }
+
+    fn scale(&self, replicas: usize) -> Result<()> {
+        self.cluster.plane().kubectl(["scale", "deployment/web", &format!("--replicas={replicas}")]).map(drop)
+    }
+
+    /// An error when an agent or a part of the control plane has ended.
+    fn check(&mut self) -> Result<()> {
+        self.agents.iter_mut().try_for_each(Agent::check)?;
+        self.cluster.plane().check()
+    }
+}
+
+fn route(from: &str, client: &Client, to: SocketAddr, protocol: Protocol) -> Route {
+    Route { name: format!("{from} to {to} {protocol}"), client: client.clone(), to, protocol }
+}
+
+/// Whether there are so many pods, all ready, in slices of both families.
+fn all_ready(endpoints: &[EndpointState], count: usize) -> bool {
+    let of_v6 = |wanted: bool| endpoints.iter().filter(move |one| one.address.is_ipv6() == wanted).count();
+    endpoints.iter().all(|endpoint| endpoint.ready) && of_v6(true) == count && of_v6(false) == count
+}
+
+fn pods(endpoints: &[EndpointState]) -> BTreeSet<String> {
+    endpoints.iter().filter_map(|endpoint| endpoint.pod.clone()).collect()
+}
+
+/// The failed requests that were sent in this span.
+fn failures(records: &[Record], span: std::ops::Range<Instant>) -> Vec<&Record> {
+    records.iter().filter(|record| record.outcome.is_err() && span.contains(&record.sent)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_serve_a_deployment_with_the_rights_of_their_own_account() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    let endpoints = scene.cluster.endpoints("web")?;
+    scene.wait_for_answers(&pods(&endpoints)).await?;
+    let addresses: BTreeSet<IpAddr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
+    assert_eq!(addresses.len(), 6, "three pods with two addresses each");
+    scene.check()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scaling_to_none_and_back_fails_no_request_but_those_without_an_endpoint() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    scene.wait_for_answers(&pods(&scene.cluster.endpoints("web")?)).await?;
+    let start = Instant::now();
+    let requests = Timeline::start(scene.routes()?, PAUSE);
+    sleep(Duration::from_secs(1)).await;
+
+    let to_none = Instant::now();
+    scene.scale(0)?;
+    scene.cluster.wait_for_endpoints("web", <[_]>::is_empty)?;
+    let none = Instant::now();
+    sleep(FOLLOWED_WITHIN + Duration::from_secs(1)).await;
+    let to_five = Instant::now();
+    scene.scale(5)?;
+    scene.cluster.wait_for_endpoints("web", |found| !found.is_empty())?;
+    let some = Instant::now();
+    let five = scene.cluster.wait_for_endpoints("web", |found| all_ready(found, 5))?;
+    scene.wait_for_answers(&pods(&five)).await?;
+    scene.scale(3)?;
+    let three = scene.cluster.wait_for_endpoints("web", |found| all_ready(found, 3))?;
+    sleep(GRACE).await;
+    scene.wait_for_answers(&pods(&three)).await?;
+    let end = Instant::now();
+    let records = requests.stop().await;
+    scene.check()?;
+
+    let served = [start..to_none + GRACE, some + FOLLOWED_WITHIN..end];
+    for span in served {
+        let failed = failures(&records, span.clone());
+        assert!(failed.is_empty(), "there were endpoints, and yet:\n{}", describe(failed, start));
+    }
+    let bare = none + FOLLOWED_WITHIN..to_five;
+    let answered = records.iter().filter(|record| record.outcome.is_ok() && bare.contains(&record.sent));
+    assert_eq!(describe(answered, start), "", "nobody was there to answer");
+    // While the servers end, what they have received and not answered is lost with them: a datagram without
+    // a sign, a connection with a reset.
+    let ending = to_none + GRACE..bare.start;
+    let bad = records.iter().filter(|record| {
+        record.outcome.as_ref().is_err_and(|failure| {
+            let at_once = failure.after <= Duration::from_secs(1);
+            let as_refused = failure.kind == FailureKind::Refused && at_once;
+            let with_server = ending.contains(&record.sent) && (at_once || record.protocol == Protocol::Udp);
+            !as_refused && !with_server
+        })
+    });
+    assert_eq!(describe(bad, start), "", "without an endpoint, requests are refused at once");
+    let refused = failures(&records, bare).len();
+    eprintln!("{} requests, {refused} of them while there was no endpoint", records.len());
+    assert!(refused > 0, "requests were made while there was no endpoint");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_api_server_that_is_away_for_a_minute_is_not_missed() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    scene.wait_for_answers(&pods(&scene.cluster.endpoints("web")?)).await?;
+    let start = Instant::now();
+    let requests = Timeline::start(scene.routes()?, PAUSE);
+    scene.cluster.plane().stop_api_server();
+    sleep(Duration::from_mins(1)).await;
+    scene.cluster.plane().start_api_server()?;
+    let back = Instant::now();
+    // No controller has a part in it: they take up to a minute to come back themselves.
+    scene.cluster.plane().apply_yaml(&by_hand(&scene.cluster.endpoints("web")?))?;
+    let (address, inside) = (SocketAddr::new(BY_HAND.parse()?, 80), Client::new(scene.client.netns(), DEADLINE));
+    while let Err(failure) = inside.http(address).await {
+        ensure!(back.elapsed() < CAUGHT_UP_WITHIN, "a Service made after the outage does not work: {failure}");
+        sleep(Duration::from_millis(100)).await;
+    }
+    eprintln!("a Service made after the outage worked {:?} after its end", back.elapsed());
+    let records = requests.stop().await;
+    let failed = records.iter().filter(|record| record.outcome.is_err());
+    assert_eq!(describe(failed, start), "", "no request may fail");
+    scene.check()
+}
+
+/// A Service without a selector, and a slice that leads to the given endpoints.
+fn by_hand(endpoints: &[EndpointState]) -> String {
+    let addresses: Vec<_> = endpoints
+        .iter()
+        .filter(|endpoint| endpoint.address.is_ipv4())
+        .map(|endpoint| format!("{{addresses: [{}]}}", endpoint.address))
+        .collect();
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: by-hand}}\n\
+         spec: {{clusterIP: {BY_HAND}, ports: [{{port: 80}}]}}\n---\n\
+         apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+         metadata: {{name: by-hand-1, labels: {{kubernetes.io/service-name: by-hand}}}}\n\
+         addressType: IPv4\nports: [{{name: '', port: 80}}]\nendpoints: [{}]\n",
+        addresses.join(", ")
+    )
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_that_cannot_be_served_gets_an_event_and_the_others_are_served() -> Result<()> {
+    let mut scene = Scene::new().await?;
+    scene.cluster.plane().apply_yaml(
+        "{apiVersion: v1, kind: Service, metadata: {name: telephony},\
+          spec: {selector: {app: web}, ports: [{protocol: SCTP, port: 5060}]}}",
+    )?;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let events: Api<Event> = Api::default_namespaced(scene.cluster.plane().client());
+        let listed = scene.cluster.plane().runtime().run(async move { events.list(&ListParams::default()).await })?;
+        let about =
+            |event: &&Event| event.regarding.as_ref().and_then(|object| object.name.as_deref()) == Some("telephony");
+        if let Some(event) = listed.items.iter().find(about) {
+            assert_eq!(event.type_.as_deref(), Some("Warning"));
+            assert_eq!(event.reason.as_deref(), Some("UnsupportedProtocol"));
+            let note = event.note.as_deref().unwrap_or_default();
+            assert!(note.contains("SCTP"), "{note}");
+            break;
+        }
+        ensure!(Instant::now() < deadline, "no Event about the Service; there are {:?}", listed.items);
+        sleep(Duration::from_millis(100)).await;
+    }
+    scene.wait_for_answers(&pods(&scene.cluster.endpoints("web")?)).await?;
+    scene.check()
+}
