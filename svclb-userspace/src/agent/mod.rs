@@ -121,7 +121,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
 /// Where objects come from, checked and not yet started.
 enum Source {
     Manifests { folder: PathBuf, node_name: String },
-    Api { client: kube::Client, node_name: String },
+    Api { client: k8s::api::Client, node_name: String },
 }
 
 impl Source {

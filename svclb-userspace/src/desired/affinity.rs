@@ -2,9 +2,6 @@
 
 use crate::model::Service;
 
-/// What Kubernetes sets when a Service asks for affinity and names no timeout: three hours.
-pub const DEFAULT_SECONDS: u32 = 10_800;
-
 /// The longest timeout that Kubernetes admits: a day.
 pub const MAX_SECONDS: u32 = 86_400;
 

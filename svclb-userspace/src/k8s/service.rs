@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1 as api;
 
 use super::address::{parse_address, parse_prefix};
 use super::{Problems, object};
-use crate::desired::affinity;
+use crate::model::service::DEFAULT_AFFINITY_SECONDS;
 use crate::model::{Family, Problem, Protocol, Service, ServiceKind, ServiceName, ServicePort};
 
 /// Label that hides a Service: somebody else serves it.
@@ -136,7 +136,7 @@ fn affinity_seconds(spec: &api::ServiceSpec) -> Option<u32> {
     }
     let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
     let seconds = config.and_then(|config| config.timeout_seconds).and_then(|seconds| seconds.try_into().ok());
-    Some(seconds.unwrap_or(affinity::DEFAULT_SECONDS))
+    Some(seconds.unwrap_or(DEFAULT_AFFINITY_SECONDS))
 }
 
 fn ports(spec: &api::ServiceSpec, problems: &mut Problems) -> Vec<ServicePort> {

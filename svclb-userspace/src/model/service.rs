@@ -8,6 +8,9 @@ use ipnet::IpNet;
 
 use super::Family;
 
+/// What Kubernetes sets when a Service asks for affinity and names no timeout: three hours.
+pub const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
+
 /// Namespace and name of a Service.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ServiceName {

@@ -4,14 +4,16 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use svclb_common::config::{Config, flag as config_flag};
-use svclb_common::schema::{Backend, BackendRef, Service, ServiceKey, ServiceRef};
-use svclb_common::service::{backend_flag, backend_state, scope};
+use svclb_common::schema::{Service, ServiceKey};
+use svclb_common::service::{backend_state, scope};
 
 use super::interest::{Member, Retired};
 use super::{Action, Bitmap, Content, Limits, Step};
 use crate::desired::{PortTables, Target};
-use crate::ids::{Full, Given, Ids, Range, Ranges};
+use crate::ids::{Full, Ids, Range, Ranges};
 use crate::model::{FamilyAddress, PortKey, Protocol, ServiceName};
+
+mod steps;
 
 /// The state between two plans.
 pub struct Planner<A: FamilyAddress> {
@@ -67,28 +69,6 @@ impl<A: FamilyAddress> Plan<A> {
         let port = self.ports.get_mut(port?)?;
         port.failed = true;
         Some(port.key.clone())
-    }
-}
-
-/// The steps of a plan by phase, see the [module](super).
-struct Phases<A: FamilyAddress>([Vec<Step<A>>; 10]);
-
-impl<A: FamilyAddress> Phases<A> {
-    const INTEREST: usize = 0;
-    const BACKENDS: usize = 1;
-    const SLOTS: usize = 2;
-    const RANGES: usize = 3;
-    const SERVICE: usize = 4;
-    const FRONTENDS: usize = 5;
-    const FRONTENDS_GONE: usize = 6;
-    const SERVICE_GONE: usize = 7;
-    const BACKENDS_GONE: usize = 8;
-    const RANGES_GONE: usize = 9;
-
-    fn add(&mut self, phase: usize, port: Option<usize>, action: Action<A>) {
-        if let Some(steps) = self.0.get_mut(phase) {
-            steps.push(Step { port, action });
-        }
     }
 }
 
@@ -274,251 +254,6 @@ impl<A: FamilyAddress> Planner<A> {
     /// Whether everything wanted is in the tables.
     pub fn is_settled(&self) -> bool {
         self.dirty.is_empty() && self.stale.is_empty() && self.strays.is_empty()
-    }
-
-    /// Plans for some of the [pending](Self::pending) ports. The plan's steps are to be carried out in
-    /// order, each reported with [`Self::done`], then the plan handed to [`Self::finish`].
-    pub fn plan(&mut self, keys: &[PortKey], now: Duration) -> Plan<A> {
-        let mut phases = Phases(Default::default());
-        let mut plan = Plan { steps: Vec::new(), refused: Vec::new(), ports: Vec::with_capacity(keys.len()) };
-        let mut index = HashMap::new();
-        for key in keys {
-            let planned = match self.wanted.remove(key) {
-                Some(tables) => {
-                    let planned = self.plan_port(key, &tables, plan.ports.len(), &mut phases, now);
-                    self.wanted.insert(key.clone(), tables);
-                    planned.map(Some)
-                }
-                None => Ok(self.plan_removal(key, plan.ports.len(), &mut phases, now)),
-            };
-            match planned {
-                Ok(Some(port)) => {
-                    index.insert(key.clone(), plan.ports.len());
-                    plan.ports.push(port);
-                }
-                Ok(None) => {
-                    self.dirty.remove(key);
-                }
-                Err(full) => plan.refused.push((key.clone(), full)),
-            }
-        }
-        self.plan_frontends(&index, &mut phases);
-        for number in std::mem::take(&mut self.strays) {
-            phases.add(Phases::<A>::BACKENDS_GONE, None, self.gone(number));
-        }
-        plan.steps = phases.0.into_iter().flatten().collect();
-        plan
-    }
-
-    fn plan_port(
-        &mut self,
-        key: &PortKey,
-        tables: &PortTables<A>,
-        index: usize,
-        phases: &mut Phases<A>,
-        now: Duration,
-    ) -> Result<PlannedPort, Full> {
-        let port = Some(index);
-        let number = self.ids.give_service(key, now)?;
-        let mut lists = [Vec::new(), Vec::new()];
-        let mut writes = Vec::new();
-        for (target, flags) in &tables.backends {
-            let given = self.ids.give_backend(number, *target, now)?;
-            let current = self.content.backend(given.number());
-            let generation = match given {
-                Given::Kept(_) => current.generation,
-                Given::New(_) if current == Backend::default() => 0,
-                Given::New(_) => (current.generation + 1) % BackendRef::GENERATIONS,
-            };
-            let value = Backend {
-                generation,
-                port: target.port,
-                state: backend_state::SERVING,
-                flags: *flags,
-                zero: 0,
-                service: number,
-                address: target.address,
-            };
-            for (list, flag) in lists.iter_mut().zip([backend_flag::IN_CLUSTER, backend_flag::IN_LOCAL]) {
-                if flags & flag != 0 {
-                    list.push(BackendRef::new(given.number(), generation));
-                }
-            }
-            if current != value {
-                let member = Member::Backend(*target, key.protocol.number());
-                writes.push((member, Action::WriteBackend { number: given.number(), value }));
-            }
-        }
-
-        let current = self.content.service(number);
-        let mut planned = PlannedPort {
-            key: key.clone(),
-            number,
-            wanted: true,
-            old: Vec::new(),
-            new: Vec::new(),
-            switched: false,
-            failed: false,
-        };
-        let mut switched = [Range { first: 0, count: 0 }; 2];
-        for ((list, old), new) in lists.iter().zip(ranges(&current)).zip(&mut switched) {
-            if self.content.list(old) == list.as_slice() {
-                *new = old;
-                continue;
-            }
-            planned.old.push(old);
-            if list.is_empty() {
-                continue;
-            }
-            let count = u32::try_from(list.len()).unwrap_or(u32::MAX);
-            match self.slots.take(count, now) {
-                Ok(range) => *new = range,
-                Err(full) => {
-                    planned.new.iter().for_each(|range| self.slots.release(*range, now));
-                    return Err(full);
-                }
-            }
-            planned.new.push(*new);
-            phases.add(Phases::<A>::SLOTS, port, Action::WriteSlots { first: new.first, list: list.clone() });
-        }
-        for (member, action) in writes {
-            self.plan_interest(&member, port, phases);
-            phases.add(Phases::<A>::BACKENDS, port, action);
-        }
-        let value = Service {
-            before: current.before,
-            flags: tables.flags,
-            affinity_seconds: tables.affinity_seconds,
-            cluster_first: switched[0].first,
-            cluster_count: switched[0].count,
-            local_first: switched[1].first,
-            local_count: switched[1].count,
-            after: current.after,
-        };
-        if value != current || current.before == 0 {
-            let value = next_version(value);
-            phases.add(Phases::<A>::SERVICE, port, Action::WriteService { number, value });
-        }
-        let wanted = tables.source_ranges.iter().map(|(address, length)| (*length, *address)).collect();
-        self.plan_source_ranges(number, &wanted, port, phases);
-        let gone: Vec<Target<A>> = self
-            .ids
-            .backends(number)
-            .filter(|(target, _)| !tables.backends.contains_key(target))
-            .map(|(t, _)| *t)
-            .collect();
-        self.plan_gone(number, &gone, port, phases, now);
-        Ok(planned)
-    }
-
-    fn plan_removal(
-        &mut self,
-        key: &PortKey,
-        index: usize,
-        phases: &mut Phases<A>,
-        now: Duration,
-    ) -> Option<PlannedPort> {
-        let port = Some(index);
-        let number = self.ids.service(key)?;
-        let current = self.content.service(number);
-        if holds_something(&current) {
-            let empty = Service { before: current.before, after: current.after, ..Service::default() };
-            phases.add(Phases::<A>::SERVICE_GONE, port, Action::WriteService { number, value: next_version(empty) });
-        }
-        self.plan_source_ranges(number, &BTreeSet::new(), port, phases);
-        let gone: Vec<Target<A>> = self.ids.backends(number).map(|(target, _)| *target).collect();
-        self.plan_gone(number, &gone, port, phases, now);
-        Some(PlannedPort {
-            key: key.clone(),
-            number,
-            wanted: false,
-            old: ranges(&current).into(),
-            new: Vec::new(),
-            switched: false,
-            failed: false,
-        })
-    }
-
-    fn plan_source_ranges(
-        &self,
-        service: u32,
-        wanted: &BTreeSet<(u8, A)>,
-        port: Option<usize>,
-        phases: &mut Phases<A>,
-    ) {
-        let none = BTreeSet::new();
-        let current = self.content.source_ranges.get(&service).unwrap_or(&none);
-        for range in wanted.difference(current) {
-            phases.add(Phases::<A>::RANGES, port, Action::AddSourceRange { service, range: *range });
-        }
-        for range in current.difference(wanted) {
-            phases.add(Phases::<A>::RANGES_GONE, port, Action::RemoveSourceRange { service, range: *range });
-        }
-    }
-
-    fn plan_gone(
-        &mut self,
-        service: u32,
-        targets: &[Target<A>],
-        port: Option<usize>,
-        phases: &mut Phases<A>,
-        now: Duration,
-    ) {
-        for target in targets {
-            let number = self.ids.backends(service).find(|(own, _)| *own == target).map(|(_, number)| number);
-            let Some(number) = number else { continue };
-            let current = self.content.backend(number);
-            if current.state == backend_state::SERVING && current.service == service {
-                phases.add(Phases::<A>::BACKENDS_GONE, port, self.gone(number));
-            } else {
-                // Given, but never written.
-                self.ids.release_backend(service, target, now);
-            }
-        }
-    }
-
-    fn gone(&self, number: u32) -> Action<A> {
-        let current = self.content.backend(number);
-        Action::WriteBackend { number, value: Backend { state: backend_state::GONE, flags: 0, ..current } }
-    }
-
-    /// Plans the frontends that may be wrong and whose owner, if any, is in this plan.
-    fn plan_frontends(&mut self, index: &HashMap<PortKey, usize>, phases: &mut Phases<A>) {
-        let mut settled = Vec::new();
-        for key in &self.stale {
-            let current = self.content.frontends.get(key);
-            let Some((scope, owner)) = self.claims.get(key).and_then(|claims| claims.first()) else {
-                if current.is_some() {
-                    phases.add(Phases::<A>::FRONTENDS_GONE, None, Action::RemoveFrontend { key: *key });
-                } else {
-                    settled.push(*key);
-                }
-                continue;
-            };
-            let number = match self.ids.service(owner) {
-                _ if *scope == scope::CLUSTER_ADDRESS => 0,
-                Some(number) => number,
-                None => continue,
-            };
-            let value = ServiceRef { number, scope: *scope, zero: [0; 3] };
-            if current == Some(&value) {
-                settled.push(*key);
-            } else if let Some(port) = index.get(owner) {
-                let member = Member::Frontend(*key, *scope);
-                self.plan_interest(&member, Some(*port), phases);
-                phases.add(Phases::<A>::FRONTENDS, Some(*port), Action::PutFrontend { key: *key, value });
-            }
-        }
-        for key in settled {
-            self.stale.remove(&key);
-        }
-    }
-
-    fn plan_interest(&self, member: &Member<A>, port: Option<usize>, phases: &mut Phases<A>) {
-        let (bitmap, word, bits) = member.place(&self.config, self.active_half());
-        if self.content.interest(bitmap, word) & bits == 0 {
-            phases.add(Phases::<A>::INTEREST, port, Action::SetInterest { bitmap, word, bits });
-        }
     }
 
     fn active_half(&self) -> bool {
