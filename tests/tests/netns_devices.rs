@@ -12,6 +12,7 @@ use std::{
 };
 
 use aya::programs::{SchedClassifier, TcAttachType};
+use regex::Regex;
 use svclb_common::{config::Sizes, schema, service::role};
 use svclb_tests::net::{Bpffs, Netns};
 use svclb_userspace::{
@@ -381,6 +382,10 @@ fn note(times: &Times, events: &[DeviceEvent]) {
 
 impl Hooker {
     fn start(mode: Mode, folder: &Path, build: &Build, records: &Records) -> Self {
+        Self::start_with(Options::default(), mode, folder, build, records)
+    }
+
+    fn start_with(options: Options, mode: Mode, folder: &Path, build: &Build, records: &Records) -> Self {
         let mut attacher = Attacher::new(mode, folder, &mut *build.object(), records.clone()).expect("an attacher");
         let hooked = Arc::<Mutex<BTreeMap<u32, Instant>>>::default();
         let times = Arc::clone(&hooked);
@@ -389,7 +394,7 @@ impl Hooker {
             note(&times, events);
             done
         };
-        Self { told: Told::new(host::watch(Options::default(), hook).expect("watch the namespace")), hooked }
+        Self { told: Told::new(host::watch(options, hook).expect("watch the namespace")), hooked }
     }
 
     #[track_caller]
@@ -606,6 +611,35 @@ fn a_change_of_mode_leaves_nothing_of_the_other() {
 }
 
 #[test]
+fn a_device_that_is_excluded_loses_its_hooks() {
+    let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let pod1 = Regex::new("^pod1$").expect("an expression");
+    for mode in [Mode::Auto, Mode::Clsact] {
+        let stage = Stage::new();
+        stage.run(|folder| {
+            let records = Records::default();
+            let mut first = Hooker::start(mode, folder, &OLD, &records);
+            first.until_hooked(&ALL);
+            if mode == Mode::Auto {
+                until_linked(&stage.netns);
+            }
+            drop(first);
+            let options = Options { excluded: Some(pod1.clone()), ..Options::default() };
+            let mut second = Hooker::start_with(options, mode, folder, &NEW, &records);
+            second.until_hooked(&["eth0", "cni0", "pod2"]);
+            second.told.left("pod1", &Reason::Excluded);
+            wait("pod1 without hooks", || tcx_programs("pod1").is_empty().then_some(()));
+            assert_eq!(filters(&stage.netns, "pod1"), NOTHING);
+            assert!(!has_clsact(&stage.netns, "pod1"));
+            assert_eq!(records.lock().len(), 3);
+            assert_eq!(second.told.failures, NOTHING);
+            drop(second);
+            clean_up(folder).expect("clean up");
+        });
+    }
+}
+
+#[test]
 fn a_veth_that_joins_a_bridge_gets_the_port_program() {
     let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
     for mode in [Mode::Auto, Mode::Clsact] {
@@ -697,7 +731,8 @@ fn two_hundred_pods_at_once_are_hooked_in_time() {
                 at(100)
             );
             assert_eq!(agent.told.failures, NOTHING);
-            assert!(at(99) < Duration::from_millis(100), "p99 {:?}", at(99));
+            // Milliseconds on a quiet machine. With TCX links alone it would be seconds.
+            assert!(at(99) < Duration::from_millis(500), "p99 {:?}", at(99));
             drop((agent, observer));
             clean_up(&folder).expect("clean up");
         });

@@ -369,18 +369,18 @@ impl<T: DeviceTable> Attacher<T> {
 
     /// Removes the hooks of a device that should have none.
     fn unhook(&mut self, index: u32, name: &str) -> Result<(), AttachError> {
-        let fail =
-            |doing: &str, source| AttachError { device: name.to_owned(), index, doing: doing.to_owned(), source };
         if !self.seen.contains(&index) && !self.pins.has_links(index) && !self.has_record(index) {
             return Ok(());
         }
-        match &self.linker {
-            Some(linker) => linker.forget(index),
-            None => {
-                self.pins.remove_links(index).map_err(|error| fail("remove its TCX links", error))?;
-            }
+        if let Some(linker) = &self.linker {
+            linker.unlink(index);
         }
-        self.hands[0].remove(index, true).map_err(|error| fail("remove its clsact filters", error))?;
+        self.hands[0].remove(index, true).map_err(|source| AttachError {
+            device: name.to_owned(),
+            index,
+            doing: "remove its clsact filters".into(),
+            source,
+        })?;
         self.forget(index, name)
     }
 

@@ -135,7 +135,7 @@ pub(super) struct Want {
 enum Job {
     Now(Want, mpsc::SyncSender<Result<(), AttachError>>),
     Later(Want),
-    Forget(u32),
+    Forget(u32, Option<mpsc::SyncSender<()>>),
 }
 
 /// Makes links on a thread of its own.
@@ -178,9 +178,18 @@ impl Linker {
         self.send(Job::Later(want));
     }
 
-    /// Removes the links of a device.
+    /// Removes the links of a device that is gone.
     pub(super) fn forget(&self, index: u32) {
-        self.send(Job::Forget(index));
+        self.send(Job::Forget(index, None));
+    }
+
+    /// Removes the links of a device that is there, and waits until no program is reached by them.
+    pub(super) fn unlink(&self, index: u32) {
+        let (done, awaited) = mpsc::sync_channel(1);
+        self.send(Job::Forget(index, Some(done)));
+        if awaited.recv().is_err() {
+            error!(index, "the thread that makes links has ended: restart the agent");
+        }
     }
 
     fn send(&self, job: Job) {
@@ -232,7 +241,12 @@ impl Worker {
                     quiet_since = Instant::now();
                     self.pending.insert(want.index, want);
                 }
-                Ok(Job::Forget(index)) => self.forget(index),
+                Ok(Job::Forget(index, awaited)) => {
+                    self.forget(index);
+                    if awaited.is_some_and(|awaited| awaited.send(()).is_err()) {
+                        debug!(index, "nobody waited for the removal");
+                    }
+                }
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     if let Some((_, want)) = self.pending.pop_first() {
                         self.link_in_background(&want);
