@@ -23,7 +23,7 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{MissedTickBehavior, interval, sleep},
 };
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{
     address::NodeAddresses,
@@ -39,6 +39,10 @@ const RESYNC: Duration = Duration::from_mins(5);
 
 /// How soon a failed dump or hook is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Goes before ordinary work: on a node on which many pods start, CPUs are what is short. Takes CAP_SYS_NICE;
+/// without it, the kernel refuses and nothing is lost but time.
+const PRIORITY: i32 = -15;
 
 /// Not everything was decided anew for so long, as messages came all the time: then it is time for it.
 const UNSETTLED: Duration = Duration::from_millis(50);
@@ -151,7 +155,13 @@ where
     };
     let thread = thread::Builder::new()
         .name("devices".into())
-        .spawn(move || runtime.block_on(run(watcher, changes, stopped)))
+        .spawn(move || {
+            // On Linux this is a matter of the calling thread and of those that it starts.
+            if let Err(error) = rustix::process::nice(PRIORITY) {
+                debug!(%error, "the thread that follows devices has no more than its fair share of the CPU");
+            }
+            runtime.block_on(run(watcher, changes, stopped));
+        })
         .map_err(WatchError::Thread)?;
     Ok((receiver, Watch { stop: Some(stop), thread: Some(thread) }))
 }
