@@ -3,13 +3,16 @@
 
 use std::{
     ffi::OsString,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use serde_json::Value;
 use svclb_tests::{
     cluster::LabCluster,
-    net::{LabOptions, PodNetwork},
+    net::{Agent, AgentCommand, LabOptions, PodNetwork, agent_binary},
 };
 
 /// What the agent may do, and what it must not be able to do: verb, resource, whether.
@@ -33,6 +36,30 @@ const RIGHTS: &[(&str, &str, bool)] = &[
     ("update", "endpointslices.discovery.k8s.io", false),
     ("delete", "events.events.k8s.io", false),
 ];
+
+/// The capabilities that the DaemonSet adds, as util-linux writes them.
+fn capabilities() -> Result<Vec<String>> {
+    let text = fs::read_to_string(deploy().join("daemonset.yaml"))?;
+    let daemonset: Value = serde_saphyr::from_str(&text)?;
+    let added = daemonset.pointer("/spec/template/spec/containers/0/securityContext/capabilities/add");
+    let names = added.and_then(Value::as_array).context("the DaemonSet adds capabilities")?;
+    Ok(names.iter().filter_map(Value::as_str).map(str::to_lowercase).collect())
+}
+
+/// A program that runs the agent as root with these capabilities alone, and no way to others.
+fn agent_with(capabilities: &[String], folder: &Path) -> Result<PathBuf> {
+    let kept: Vec<String> = capabilities.iter().map(|name| format!(",+{name}")).collect();
+    let script = folder.join(format!("agent{}", kept.concat()));
+    let agent = agent_binary()?;
+    let line = format!(
+        "#!/bin/sh\nexec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all{} -- {} \"$@\"\n",
+        kept.concat(),
+        agent.display()
+    );
+    fs::write(&script, line)?;
+    fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+    Ok(script)
+}
 
 fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy")
@@ -77,4 +104,30 @@ async fn the_agents_account_may_do_what_it_needs_and_nothing_else() -> Result<()
         assert_eq!(may(verb, resource)?, wanted, "{verb} {resource}");
     }
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agent_works_with_the_capabilities_of_the_daemonset_and_not_with_one_fewer() -> Result<()> {
+    let cluster = LabCluster::start(LabOptions::default(), PodNetwork::Routed)?;
+    cluster.plane().apply([deploy().join("rbac.yaml")])?;
+    let folder = tempfile::tempdir()?;
+    let all = capabilities()?;
+    let with = |capabilities: &[String]| -> Result<AgentCommand> {
+        Ok(AgentCommand {
+            binary: agent_with(capabilities, folder.path())?,
+            source: vec!["--kubeconfig".into(), cluster.plane().agent_kubeconfig().into()],
+            attach: "auto".to_owned(),
+            more: Vec::new(),
+            logs: folder.path().to_owned(),
+        })
+    };
+    for left_out in &all {
+        let fewer: Vec<String> = all.iter().filter(|name| *name != left_out).cloned().collect();
+        let outcome = Agent::start(cluster.lab(), 1, &with(&fewer)?).await;
+        let refused = outcome.err().with_context(|| format!("the agent starts without {left_out}"))?;
+        let named = format!("missing CAP_{}", left_out.to_uppercase());
+        assert!(refused.to_string().contains(&named), "it must say what is missing: {refused:#}");
+    }
+    let agent = Agent::start(cluster.lab(), 1, &with(&all)?).await?;
+    agent.terminate().await
 }

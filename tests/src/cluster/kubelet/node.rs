@@ -16,6 +16,8 @@ use kube::{
 };
 use serde_json::{Value, json};
 
+use crate::cluster::binary::KUBERNETES;
+
 /// The name under which the kubelet writes.
 const MANAGER: &str = "svclb-test-kubelet";
 
@@ -116,7 +118,16 @@ fn status(node: &NodeWanted, now: Timestamp) -> Value {
         })
     };
     let room = json!({"cpu": "64", "memory": "256Gi", "ephemeral-storage": "1Ti", "pods": "230"});
+    let kernel = nix::sys::utsname::uname().map(|name| name.release().to_string_lossy().into_owned());
     json!({"status": {
+        "nodeInfo": {
+            "kubeletVersion": KUBERNETES,
+            "kernelVersion": kernel.unwrap_or_default(),
+            "osImage": "a network namespace",
+            "containerRuntimeVersion": "netns://1",
+            "operatingSystem": "linux",
+            "architecture": "amd64",
+        },
         "addresses": addresses,
         "capacity": room,
         "allocatable": room,
