@@ -6,7 +6,7 @@
 use std::{env, net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result};
-use svclb_tests::net::{Load, LoadPlan, NODES, Scene, SceneOptions};
+use svclb_tests::net::{Load, LoadPlan, Scene, SceneOptions};
 use tokio::time::sleep;
 
 const EXAMPLE: &str = include_str!("../../examples/httpd.yaml");
@@ -41,13 +41,9 @@ async fn killed_agents_lose_no_request_and_no_connection() -> Result<()> {
     .collect();
     for _ in 0..kills {
         sleep(Duration::from_secs(1)).await;
-        for node in NODES {
-            scene.kill_agent(node).await?;
-        }
+        scene.kill_agents().await?;
         sleep(down).await;
-        for node in NODES {
-            scene.start_agent(node).await?;
-        }
+        scene.start_agents().await?;
     }
     sleep(Duration::from_secs(1)).await;
     let mut failed = 0;
@@ -69,8 +65,6 @@ async fn traffic_goes_on_without_agents_and_changes_arrive_with_them() -> Result
     scene.terminate_agent(2).await?;
     scene.expect_good_round().await?;
     scene.apply(&EXAMPLE.replace("replicas: 3", "replicas: 5"))?;
-    for node in NODES {
-        scene.start_agent(node).await?;
-    }
+    scene.start_agents().await?;
     scene.expect_good_round().await
 }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use futures::future::try_join_all;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
@@ -96,9 +97,7 @@ impl Scene {
         let agents = BTreeMap::new();
         let mut scene = Self { agents, askers, cluster, lab, how, _folder: folder };
         scene.apply(manifests)?;
-        for node in NODES {
-            scene.start_agent(node).await?;
-        }
+        scene.start_agents().await?;
         Ok(scene)
     }
 
@@ -108,10 +107,19 @@ impl Scene {
         Ok(())
     }
 
-    /// Starts the agent of a node, again if it was killed.
-    pub async fn start_agent(&mut self, node: u8) -> Result<()> {
-        let agent = Agent::start(&self.lab, node, &self.how).await?;
-        self.agents.insert(node, agent);
+    /// Starts the agents of all nodes, again if they were killed.
+    pub async fn start_agents(&mut self) -> Result<()> {
+        let starts = NODES.map(|node| Agent::start(&self.lab, node, &self.how));
+        let agents = try_join_all(starts).await?;
+        self.agents = NODES.into_iter().zip(agents).collect();
+        Ok(())
+    }
+
+    /// Kills the agents of all nodes without warning.
+    pub async fn kill_agents(&mut self) -> Result<()> {
+        for agent in std::mem::take(&mut self.agents).into_values() {
+            agent.kill().await?;
+        }
         Ok(())
     }
 

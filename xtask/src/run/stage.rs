@@ -9,9 +9,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use futures::future::try_join_all;
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use svclb_tests::net::{
-    Agent, AgentCommand, Askers, ClusterState, Effort, Found, Lab, Line, Manifests, PolicyEngine, all_paths, go_round,
+    Agent, AgentCommand, Askers, ClusterState, Effort, Found, Lab, Line, Manifests, NODES, PolicyEngine, all_paths,
+    go_round,
 };
 
 use crate::repository;
@@ -69,10 +71,9 @@ impl Stage {
         };
         let mut stage = Self { agents: Vec::new(), askers, source, lab, messages, binary: binary.to_owned(), folder };
         stage.route_load_balancers()?;
-        for node in stage.lab.nodes() {
-            eprintln!("starting the agent of {} ...", node.name());
-            stage.agents.push(Agent::start(&stage.lab, node.number(), &how).await?);
-        }
+        eprintln!("starting an agent on each node ...");
+        let starts = NODES.map(|node| Agent::start(&stage.lab, node, &how));
+        stage.agents = try_join_all(starts).await?;
         Ok(stage)
     }
 
