@@ -5,7 +5,8 @@ use std::{collections::BTreeSet, fs, net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 use svclb_tests::net::{
-    Askers, Client, FileCluster, Lab, LabOptions, Manifests, PathKind, PodNetwork, PolicyEngine, Protocol, all_paths,
+    Askers, Client, Ending, FileCluster, Lab, LabOptions, Manifests, PathKind, PodNetwork, PolicyEngine, Protocol,
+    all_paths,
 };
 
 const EXAMPLE: &str = include_str!("../../examples/httpd.yaml");
@@ -14,7 +15,7 @@ const EXAMPLE: &str = include_str!("../../examples/httpd.yaml");
 async fn the_example_becomes_three_pods_and_a_complete_service() -> Result<()> {
     let (lab, folder) = (Lab::new(LabOptions::default())?, tempfile::tempdir()?);
     let grace = Duration::from_millis(200);
-    let mut cluster = FileCluster::new(&lab, folder.path(), PodNetwork::Routed, grace)?;
+    let mut cluster = FileCluster::new(&lab, folder.path(), PodNetwork::Routed, Ending::Announced(grace))?;
     let added = cluster.apply(&lab, &Manifests::parse(EXAMPLE)?)?;
     assert_eq!(
         added,
@@ -44,7 +45,7 @@ async fn the_example_becomes_three_pods_and_a_complete_service() -> Result<()> {
 async fn pods_that_are_to_go_answer_through_their_grace_period() -> Result<()> {
     let (lab, folder) = (Lab::new(LabOptions::default())?, tempfile::tempdir()?);
     let grace = Duration::from_millis(300);
-    let mut cluster = FileCluster::new(&lab, folder.path(), PodNetwork::Bridged, grace)?;
+    let mut cluster = FileCluster::new(&lab, folder.path(), PodNetwork::Bridged, Ending::Announced(grace))?;
     cluster.apply(&lab, &Manifests::parse(EXAMPLE)?)?;
     let first = cluster.state().pods[0].clone();
     cluster.apply(&lab, &Manifests::parse(&EXAMPLE.replace("replicas: 3", "replicas: 0"))?)?;
@@ -65,7 +66,7 @@ async fn pods_that_are_to_go_answer_through_their_grace_period() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_path_of_the_example_is_asked_in_both_families_and_protocols() -> Result<()> {
     let (lab, folder) = (Lab::new(LabOptions::default())?, tempfile::tempdir()?);
-    let mut cluster = FileCluster::new(&lab, folder.path(), PodNetwork::Routed, Duration::ZERO)?;
+    let mut cluster = FileCluster::new(&lab, folder.path(), PodNetwork::Routed, Ending::Forgotten(Duration::ZERO))?;
     cluster.apply(&lab, &Manifests::parse(EXAMPLE)?)?;
     let askers = Askers::new(&lab, PodNetwork::Routed, Some(&*PolicyEngine::start(&lab)?))?;
     let lines: BTreeSet<_> = all_paths(&lab, &askers, &cluster.state()).into_iter().map(|path| path.line).collect();

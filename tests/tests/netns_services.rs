@@ -4,7 +4,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
-use svclb_tests::net::{FailureKind, PodNetwork, Scene, SceneOptions};
+use svclb_tests::net::{Ending, FailureKind, PodNetwork, Scene, SceneOptions};
 
 /// A Deployment and a dual-stack Service `web`, port 80, TCP and UDP; `spec` is put into the Service.
 fn web(replicas: u32, spec: &str) -> String {
@@ -35,53 +35,53 @@ spec:
     )
 }
 
-async fn good_round(replicas: u32, spec: &str) -> Result<Scene> {
-    let mut scene = Scene::new(SceneOptions::default(), &web(replicas, spec)).await?;
+async fn good_scene(options: SceneOptions, manifests: &str) -> Result<Scene> {
+    let mut scene = Scene::new(options, manifests).await?;
     scene.expect_good_round().await?;
     Ok(scene)
 }
 
+/// The manifests of [`web`] under another name, with another node port.
+fn called(name: &str, node_port: u16, manifests: &str) -> String {
+    manifests.replace("web", name).replace("30080", &node_port.to_string())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn external_traffic_policy_local_keeps_the_clients_address() -> Result<()> {
-    good_round(3, "  externalTrafficPolicy: Local\n").await?;
+async fn the_policy_local_keeps_traffic_on_the_node_and_the_clients_address() -> Result<()> {
+    let services = [
+        called("spread", 30081, &web(3, "  externalTrafficPolicy: Local\n")),
+        // The node without a pod drops what comes from outside.
+        called("alone", 30082, &web(1, "  externalTrafficPolicy: Local\n")),
+        called("inner", 30083, &web(4, "  internalTrafficPolicy: Local\n")),
+        called("hidden", 30084, &web(1, "  internalTrafficPolicy: Local\n")),
+    ];
+    good_scene(SceneOptions::default(), &services.join("---\n")).await?;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn external_traffic_policy_local_drops_on_a_node_without_a_pod() -> Result<()> {
-    good_round(1, "  externalTrafficPolicy: Local\n").await?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn internal_traffic_policy_local_stays_on_the_node() -> Result<()> {
-    good_round(4, "  internalTrafficPolicy: Local\n").await?;
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_without_pods_refuses_within_a_second() -> Result<()> {
-    let mut scene = good_round(0, "").await?;
+async fn a_service_without_pods_and_an_unknown_port_refuse_within_a_second() -> Result<()> {
+    let mut scene = good_scene(SceneOptions::default(), &web(0, "")).await?;
+    for to in [SocketAddr::from(([10, 96, 0, 16], 81)), "[fd00:10:96::10]:81".parse()?] {
+        let failure = scene.inside().http(to).await.expect_err("no Service has this port");
+        assert_eq!(failure.kind, FailureKind::Refused, "{failure}");
+        assert!(failure.after < Duration::from_secs(1), "{failure}");
+        let failure = scene.inside().udp(to).await.expect_err("no Service has this port");
+        assert_eq!(failure.kind, FailureKind::Refused, "{failure}");
+    }
     scene.apply(&web(2, ""))?;
     scene.expect_good_round().await?;
     scene.apply(&web(0, ""))?;
-    scene.wait_until("the pods end", async |scene| scene.cluster.reap()).await?;
-    scene.expect_good_round().await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pods_that_end_serve_when_no_others_are_left() -> Result<()> {
-    let options = SceneOptions { grace: Duration::from_mins(1), ..SceneOptions::default() };
-    let mut scene = Scene::new(options, &web(2, "")).await?;
+    // Pods in their grace period serve as long as there are no others.
     scene.expect_good_round().await?;
-    scene.apply(&web(0, ""))?;
+    scene.wait_until("the pods end", async |scene| scene.cluster.reap()).await?;
     scene.expect_good_round().await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn session_affinity_keeps_a_client_at_its_pod_until_it_times_out() -> Result<()> {
     let affinity = "  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 2}}\n";
-    let mut scene = good_round(3, affinity).await?;
+    let mut scene = good_scene(SceneOptions::default(), &web(3, affinity)).await?;
     let to = SocketAddr::from(([10, 96, 0, 16], 80));
     let client = scene.inside();
     let first = client.http(to).await?.answer.pod;
@@ -118,22 +118,9 @@ async fn a_load_balancer_address_lets_its_source_ranges_in_and_nobody_else() -> 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_unknown_port_of_a_cluster_address_is_refused() -> Result<()> {
-    let scene = good_round(2, "").await?;
-    for to in [SocketAddr::from(([10, 96, 0, 16], 81)), "[fd00:10:96::10]:81".parse()?] {
-        let failure = scene.inside().http(to).await.expect_err("no Service has this port");
-        assert_eq!(failure.kind, FailureKind::Refused, "{failure}");
-        assert!(failure.after < Duration::from_secs(1), "{failure}");
-        let failure = scene.inside().udp(to).await.expect_err("no Service has this port");
-        assert_eq!(failure.kind, FailureKind::Refused, "{failure}");
-    }
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_edit_and_a_pod_that_ends_break_no_open_connection() -> Result<()> {
-    let options =
-        SceneOptions { grace: Duration::from_mins(1), network: PodNetwork::Bridged, ..SceneOptions::default() };
+    let ending = Ending::Announced(Duration::from_mins(1));
+    let options = SceneOptions { ending, network: PodNetwork::Bridged, ..SceneOptions::default() };
     let mut scene = Scene::new(options, &web(3, "")).await?;
     let inside = scene.inside();
     let mut open = Vec::new();

@@ -5,7 +5,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Result;
-use svclb_tests::net::{Client, Datagrams, FailureKind, Scene, SceneOptions, SourcePort};
+use svclb_tests::net::{Client, Datagrams, Ending, FailureKind, Scene, SceneOptions, SourcePort};
 
 /// One pod with this name behind a Service, or none.
 fn one_pod(name: Option<&str>) -> String {
@@ -38,12 +38,12 @@ struct Cast {
     clients: Vec<(Client, SocketAddr, Datagrams)>,
 }
 
-/// The pods end long after the tests: a datagram to one of them would be answered, and seen.
-const GRACE: Duration = Duration::from_mins(1);
+/// Pods that are no more stay until after the tests: a datagram to one of them would be answered, and seen.
+const STAY: Duration = Duration::from_mins(1);
 
 impl Cast {
     async fn new() -> Result<Self> {
-        let options = SceneOptions { grace: GRACE, ..SceneOptions::default() };
+        let options = SceneOptions { ending: Ending::Forgotten(STAY), ..SceneOptions::default() };
         let scene = Scene::new(options, &one_pod(Some("first"))).await?;
         let mut clients = Vec::new();
         for (v6, ports) in [(false, 5300), (true, 5310)] {
@@ -96,10 +96,13 @@ impl Cast {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_datagram_goes_to_the_pod_that_replaces_another() -> Result<()> {
+async fn the_next_datagram_goes_to_the_right_place_when_pods_come_and_go() -> Result<()> {
     let mut cast = Cast::new().await?;
-    cast.scene.apply(&one_pod(Some("second")))?;
-    cast.expect_everywhere(Some("second")).await
+    for pod in [Some("second"), None, Some("third"), Some("fourth")] {
+        cast.scene.apply(&one_pod(pod))?;
+        cast.expect_everywhere(pod).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,14 +115,4 @@ async fn the_next_datagram_is_answered_when_its_service_is_made_again() -> Resul
     cast.scene.wait_until("the Service is gone", async |_scene| Ok(client.udp(*to).await.is_err())).await?;
     cast.scene.apply(&whole)?;
     cast.expect_everywhere(Some("first")).await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_next_datagram_is_refused_at_zero_pods_and_answered_after() -> Result<()> {
-    let mut cast = Cast::new().await?;
-    cast.scene.apply(&one_pod(None))?;
-    // With no other pod left, one that is about to end goes on serving.
-    cast.expect_everywhere(Some("first")).await?;
-    cast.scene.apply(&one_pod(Some("third")))?;
-    cast.expect_everywhere(Some("third")).await
 }

@@ -33,13 +33,30 @@ use super::{
     state::{ClusterState, NamedPort, PodState, ports_of, selects},
 };
 
+/// What happens to pods that are to go. Each answers for the given time more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It is written down as ending, as the API server shows a pod in its grace period: it still serves.
+    Announced(Duration),
+    /// Its object is gone at once: nothing may be sent to it any more, and what is sent is seen.
+    Forgotten(Duration),
+}
+
+impl Ending {
+    fn time(self) -> Duration {
+        match self {
+            Self::Announced(time) | Self::Forgotten(time) => time,
+        }
+    }
+}
+
 /// The cluster of a folder.
 #[derive(Debug)]
 pub struct FileCluster {
     folder: PathBuf,
     network: PodNetwork,
     policy: Option<Arc<PolicyEngine>>,
-    grace: Duration,
+    ending_as: Ending,
     allocator: Allocator,
     workloads: BTreeMap<String, Workload>,
     ending: Vec<(Instant, Running)>,
@@ -87,14 +104,14 @@ struct Wanted {
 }
 
 impl FileCluster {
-    /// An empty cluster that writes to `folder`. Pods that are to go answer for `grace` more.
-    pub fn new(lab: &Lab, folder: &Path, network: PodNetwork, grace: Duration) -> Result<Self> {
+    /// An empty cluster that writes to `folder`.
+    pub fn new(lab: &Lab, folder: &Path, network: PodNetwork, ending_as: Ending) -> Result<Self> {
         fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
         let cluster = Self {
             folder: folder.to_owned(),
             network,
             policy: None,
-            grace,
+            ending_as,
             allocator: Allocator::default(),
             workloads: BTreeMap::new(),
             ending: Vec::new(),
@@ -152,12 +169,8 @@ impl FileCluster {
 
     /// What exists now.
     pub fn state(&self) -> ClusterState {
-        let running = self.workloads.values().flat_map(|workload| &workload.pods);
-        let ending = self.ending.iter().map(|(_, running)| running);
-        ClusterState {
-            services: self.services.clone(),
-            pods: running.chain(ending).map(|running| running.state.clone()).collect(),
-        }
+        let pods = self.known_pods().map(|running| running.state.clone()).collect();
+        ClusterState { services: self.services.clone(), pods }
     }
 
     /// The answerer of a pod, to see what it was asked.
@@ -191,21 +204,26 @@ impl FileCluster {
         } else {
             self.workloads.remove(name);
         }
-        let grace = k8s_openapi::jiff::SignedDuration::try_from(self.grace)?;
+        let grace = k8s_openapi::jiff::SignedDuration::try_from(self.ending_as.time())?;
         for mut running in leaving {
             running.ends = Some(Timestamp::now().checked_add(grace)?);
             running.state.ready = false;
             running.state.terminating = true;
-            self.ending.push((Instant::now() + self.grace, running));
+            self.ending.push((Instant::now() + self.ending_as.time(), running));
         }
         Ok(())
     }
 
-    /// Writes down what exists.
-    fn publish(&self) -> Result<()> {
+    /// The pods that there are as far as the API tells.
+    fn known_pods(&self) -> impl Iterator<Item = &Running> {
         let running = self.workloads.values().flat_map(|workload| &workload.pods);
         let ending = self.ending.iter().map(|(_, running)| running);
-        let pods = running.chain(ending).map(Running::object).collect::<Result<Vec<_>>>()?;
+        running.chain(ending.filter(|_| matches!(self.ending_as, Ending::Announced(_))))
+    }
+
+    /// Writes down what exists.
+    fn publish(&self) -> Result<()> {
+        let pods = self.known_pods().map(Running::object).collect::<Result<Vec<_>>>()?;
         let mut services = Vec::new();
         for service in &self.services {
             services.push(serde_json::to_value(service)?);

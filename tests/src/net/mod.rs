@@ -29,7 +29,7 @@ pub use agent::{Agent, AgentCommand};
 pub use allocate::{Added, Allocator, SERVICE_CIDR};
 pub use answerer::{Answer, Answerer};
 pub use bpffs::Bpffs;
-pub use file_cluster::FileCluster;
+pub use file_cluster::{Ending, FileCluster};
 pub use lab::{Host, Lab, LabOptions, NODES, Offload, Underlay};
 pub use load::{Load, LoadPlan, LoadReport};
 pub use manifests::Manifests;

@@ -13,11 +13,14 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
 use tempfile::TempDir;
-use tokio::time::sleep;
+use tokio::{
+    sync::{Mutex, MutexGuard},
+    time::sleep,
+};
 
 use super::{
     agent::{Agent, AgentCommand},
-    file_cluster::FileCluster,
+    file_cluster::{Ending, FileCluster},
     lab::{Lab, LabOptions, NODES},
     manifests::Manifests,
     paths::{Askers, Line, all_paths},
@@ -40,8 +43,8 @@ pub struct SceneOptions {
     pub attach: &'static str,
     /// More arguments for the agents.
     pub agent_arguments: Vec<&'static str>,
-    /// How long pods answer after they are told to end.
-    pub grace: Duration,
+    /// What happens to pods that are to go.
+    pub ending: Ending,
 }
 
 impl Default for SceneOptions {
@@ -52,7 +55,7 @@ impl Default for SceneOptions {
             policy: false,
             attach: "auto",
             agent_arguments: Vec::new(),
-            grace: Duration::from_secs(2),
+            ending: Ending::Announced(Duration::from_secs(2)),
         }
     }
 }
@@ -69,7 +72,12 @@ pub struct Scene {
     pub lab: Lab,
     how: AgentCommand,
     _folder: TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
+
+/// One scene at a time in a process. Loading an agent's programs keeps a processor busy for seconds: with
+/// several scenes at once all of them would only wait longer.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 /// How long agents may take to follow a change.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
@@ -78,10 +86,11 @@ impl Scene {
     /// Sets everything up; the agents are ready when this ends.
     pub async fn new(options: SceneOptions, manifests: &str) -> Result<Self> {
         let binary = agent_binary()?;
+        let turn = TURN.lock().await;
         let folder = tempfile::tempdir()?;
         let lab = Lab::new(options.lab)?;
         let network = options.network;
-        let mut cluster = FileCluster::new(&lab, &folder.path().join("manifests"), network, options.grace)?;
+        let mut cluster = FileCluster::new(&lab, &folder.path().join("manifests"), network, options.ending)?;
         let policy = if options.policy { Some(PolicyEngine::start(&lab)?) } else { None };
         if let Some(policy) = &policy {
             cluster.set_policy(policy);
@@ -95,7 +104,7 @@ impl Scene {
             logs: folder.path().to_owned(),
         };
         let agents = BTreeMap::new();
-        let mut scene = Self { agents, askers, cluster, lab, how, _folder: folder };
+        let mut scene = Self { agents, askers, cluster, lab, how, _folder: folder, _turn: turn };
         scene.apply(manifests)?;
         scene.start_agents().await?;
         Ok(scene)

@@ -3,7 +3,7 @@
 use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
-use svclb_tests::net::{ClusterState, FileCluster, Lab, Manifests, PodNetwork, PolicyEngine};
+use svclb_tests::net::{ClusterState, Ending, FileCluster, Lab, Manifests, PodNetwork, PolicyEngine};
 
 use super::source::Source;
 
@@ -23,7 +23,7 @@ impl Files {
         network: PodNetwork,
         policy: Option<&Arc<PolicyEngine>>,
     ) -> Result<Self> {
-        let mut cluster = FileCluster::new(lab, folder, network, GRACE)?;
+        let mut cluster = FileCluster::new(lab, folder, network, Ending::Announced(GRACE))?;
         if let Some(policy) = policy {
             cluster.set_policy(policy);
         }
