@@ -175,7 +175,8 @@ impl Ranges {
 pub struct Ids<A: FamilyAddress> {
     services: HashMap<PortKey, u32>,
     service_numbers: Numbers,
-    backends: HashMap<u32, BTreeMap<Target<A>, u32>>,
+    /// By service number, ordered by endpoint.
+    backends: HashMap<u32, Vec<(Target<A>, u32)>>,
     backend_numbers: Numbers,
     /// Free backend numbers by their last owner: service number, then endpoint.
     returning: HashMap<u32, BTreeMap<Target<A>, u32>>,
@@ -234,7 +235,10 @@ impl<A: FamilyAddress> Ids<A> {
         backends.sort_unstable_by_key(|(_, _, number)| *number);
         for (service, target, number) in backends {
             self.backend_numbers.adopt(number, now);
-            self.backends.entry(service).or_default().insert(target, number);
+            let own = self.backends.entry(service).or_default();
+            if let Err(place) = own.binary_search_by(|(own, _)| own.cmp(&target)) {
+                own.insert(place, (target, number));
+            }
         }
         self.backend_numbers.adopt_up_to(highest.1, now);
     }
@@ -269,21 +273,24 @@ impl<A: FamilyAddress> Ids<A> {
     /// The backend number of an endpoint of a Service port, given now if it has none.
     pub fn give_backend(&mut self, service: u32, target: Target<A>, now: Duration) -> Result<Given, Full> {
         let own = self.backends.entry(service).or_default();
-        if let Some(number) = own.get(&target) {
-            let number = *number;
-            let new = self.unwritten.contains(&number);
-            return Ok(if new { Given::New(number) } else { Given::Kept(number) });
-        }
+        let place = match own.binary_search_by(|(own, _)| own.cmp(&target)) {
+            Ok(place) => {
+                let number = own[place].1;
+                let new = self.unwritten.contains(&number);
+                return Ok(if new { Given::New(number) } else { Given::Kept(number) });
+            }
+            Err(place) => place,
+        };
         let last = self.returning.get_mut(&service).and_then(|last| last.remove(&target));
         if let Some(number) = last
             && self.backend_numbers.retake(number)
         {
             self.last_owner.remove(&number);
-            own.insert(target, number);
+            own.insert(place, (target, number));
             return Ok(Given::Kept(number));
         }
         let number = self.backend_numbers.take(now)?;
-        own.insert(target, number);
+        own.insert(place, (target, number));
         self.unwritten.insert(number);
         if let Some((service, target)) = self.last_owner.remove(&number)
             && let Some(last) = self.returning.get_mut(&service)
@@ -305,7 +312,9 @@ impl<A: FamilyAddress> Ids<A> {
 
     /// Frees an endpoint's backend number. Until another owner gets it, the endpoint can have it back.
     pub fn release_backend(&mut self, service: u32, target: &Target<A>, now: Duration) {
-        let Some(number) = self.backends.get_mut(&service).and_then(|own| own.remove(target)) else { return };
+        let Some(own) = self.backends.get_mut(&service) else { return };
+        let Ok(place) = own.binary_search_by(|(own, _)| own.cmp(target)) else { return };
+        let (_, number) = own.remove(place);
         self.backend_numbers.release(number, now);
         if self.unwritten.remove(&number) {
             return;

@@ -10,6 +10,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
@@ -181,7 +182,7 @@ trait Projected: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug +
 impl Projected for core::Service {
     fn applied(&self) -> (Option<Event>, Vec<Problem>) {
         let (projected, problems) = service::project(self, service::WithoutClusterIp::Ignored);
-        (projected.map(Event::ServiceApplied).or_else(|| self.deleted()), problems)
+        (projected.map(Arc::new).map(Event::ServiceApplied).or_else(|| self.deleted()), problems)
     }
 
     fn deleted(&self) -> Option<Event> {
@@ -192,7 +193,7 @@ impl Projected for core::Service {
 impl Projected for discovery::EndpointSlice {
     fn applied(&self) -> (Option<Event>, Vec<Problem>) {
         let (projected, problems) = slice::project(self);
-        (projected.map(Event::SliceApplied).or_else(|| self.deleted()), problems)
+        (projected.map(Arc::new).map(Event::SliceApplied).or_else(|| self.deleted()), problems)
     }
 
     fn deleted(&self) -> Option<Event> {

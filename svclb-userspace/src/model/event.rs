@@ -39,11 +39,11 @@ pub enum Event {
     /// The list of this kind is complete.
     Listed(Kind),
     /// A Service is new or changed.
-    ServiceApplied(Service),
+    ServiceApplied(Arc<Service>),
     /// A Service is gone, or nothing of it is served any more.
     ServiceDeleted(ServiceName),
     /// A slice is new or changed.
-    SliceApplied(Slice),
+    SliceApplied(Arc<Slice>),
     /// A slice is gone.
     SliceDeleted(SliceName),
     /// The own Node is new or changed.

@@ -1,6 +1,6 @@
 //! The store: what was told so far, and which Services a change concerns.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Event, Kind, Node, Service, ServiceName, Slice, SliceName};
@@ -8,8 +8,9 @@ use super::{Event, Kind, Node, Service, ServiceName, Slice, SliceName};
 /// Everything the source told, and what changed since it was last asked.
 #[derive(Default, Debug)]
 pub struct Model {
-    services: HashMap<ServiceName, Service>,
-    slices: HashMap<ServiceName, BTreeMap<Arc<str>, Slice>>,
+    services: HashMap<ServiceName, Arc<Service>>,
+    /// Of each Service, ordered by name.
+    slices: HashMap<ServiceName, Vec<Arc<Slice>>>,
     /// Which Service each slice counts for: a slice that changes its label leaves the old one.
     slice_owner: HashMap<SliceName, ServiceName>,
     node: Option<Node>,
@@ -72,12 +73,12 @@ impl Model {
 
     /// A Service.
     pub fn service(&self, name: &ServiceName) -> Option<&Service> {
-        self.services.get(name)
+        self.services.get(name).map(Arc::as_ref)
     }
 
     /// The slices of a Service, ordered by name.
     pub fn slices(&self, name: &ServiceName) -> impl Iterator<Item = &Slice> + Clone {
-        self.slices.get(name).into_iter().flat_map(BTreeMap::values)
+        self.slices.get(name).into_iter().flatten().map(Arc::as_ref)
     }
 
     /// The names of all Services.
@@ -124,7 +125,7 @@ impl Model {
         self.listed.insert(kind);
     }
 
-    fn service_applied(&mut self, service: Service) {
+    fn service_applied(&mut self, service: Arc<Service>) {
         if let Some(unseen) = &mut self.relist.services {
             unseen.remove(&service.name);
         }
@@ -140,26 +141,30 @@ impl Model {
         }
     }
 
-    fn slice_applied(&mut self, slice: Slice) {
+    fn slice_applied(&mut self, slice: Arc<Slice>) {
         if let Some(unseen) = &mut self.relist.slices {
             unseen.remove(&slice.name);
         }
         if self.slice_owner.get(&slice.name).is_some_and(|owner| *owner != slice.service) {
             self.slice_deleted(&slice.name);
         }
-        let slices = self.slices.entry(slice.service.clone()).or_default();
-        if slices.get(&slice.name.name) == Some(&slice) {
-            return;
+        let owner = slice.service.clone();
+        let slices = self.slices.entry(owner.clone()).or_insert_with(|| Vec::with_capacity(1));
+        match slices.binary_search_by(|own| own.name.cmp(&slice.name)) {
+            Ok(place) if slices[place] == slice => return,
+            Ok(place) => slices[place] = slice,
+            Err(place) => {
+                self.slice_owner.insert(slice.name.clone(), owner.clone());
+                slices.insert(place, slice);
+            }
         }
-        self.changed.insert(slice.service.clone());
-        self.slice_owner.insert(slice.name.clone(), slice.service.clone());
-        slices.insert(slice.name.name.clone(), slice);
+        self.changed.insert(owner);
     }
 
     fn slice_deleted(&mut self, name: &SliceName) {
         let Some(owner) = self.slice_owner.remove(name) else { return };
         if let Some(slices) = self.slices.get_mut(&owner) {
-            slices.remove(&name.name);
+            slices.retain(|slice| slice.name != *name);
             if slices.is_empty() {
                 self.slices.remove(&owner);
             }

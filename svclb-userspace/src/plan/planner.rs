@@ -142,7 +142,8 @@ impl<A: FamilyAddress> Planner<A> {
         }
         for (frontend, scope) in new {
             if old.get(frontend) != Some(scope) {
-                let claims = self.claims.entry(*frontend).or_default();
+                // Nearly always one: a vector that grows by itself would make room for four.
+                let claims = self.claims.entry(*frontend).or_insert_with(|| Vec::with_capacity(1));
                 let claim = (*scope, key.clone());
                 let place = claims.binary_search(&claim).unwrap_or_else(|place| place);
                 claims.insert(place, claim);

@@ -75,7 +75,7 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Stage<T4, T6> {
             documents.extend(found);
         }
         let documents: BTreeMap<_, _> = documents.iter().collect();
-        let (now, _problems) = Snapshot::of(documents, &self.node_name);
+        let now = Snapshot::of(documents, &self.node_name);
         for event in now.differences(&self.told) {
             self.engine.apply(event);
         }

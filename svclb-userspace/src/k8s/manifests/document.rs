@@ -1,23 +1,29 @@
-//! YAML text becomes typed objects.
+//! YAML text becomes parts of the model.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-/// An object of a kind that matters.
+use crate::k8s::{node, pods, service, slice};
+use crate::model::{Node, Problem, Service, Slice};
+
+/// What is kept of an object of a kind that matters.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Document {
-    /// A Service.
-    Service(Box<core::Service>),
+    /// A Service that has something to serve, and how it finds endpoints among Pods.
+    Service(Arc<Service>, Option<Box<pods::Selection>>),
     /// An `EndpointSlice`.
-    Slice(Box<discovery::EndpointSlice>),
+    Slice(Arc<Slice>),
     /// A Pod.
-    Pod(Box<core::Pod>),
+    Pod(Box<pods::Pod>),
     /// A Node.
-    Node(Box<core::Node>),
+    Node(Node),
+    /// An object that does not count: a headless Service, say.
+    Nothing,
 }
 
 /// Kind, namespace and name of an object.
@@ -68,10 +74,14 @@ fn take(mut value: Value, found: &mut (Documents, Vec<Fault>)) {
         return;
     };
     let typed = match kind.as_str() {
-        "Service" => typed(value, namespace, name, "Service", Document::Service),
-        "EndpointSlice" => typed(value, namespace, name, "EndpointSlice", Document::Slice),
-        "Pod" => typed(value, namespace, name, "Pod", Document::Pod),
-        "Node" => typed(value, String::new(), name, "Node", Document::Node),
+        "Service" => typed(value, namespace, name, "Service", service_document),
+        "EndpointSlice" => typed(value, namespace, name, "EndpointSlice", slice_document),
+        "Pod" => typed(value, namespace, name, "Pod", |pod: &core::Pod| {
+            (Document::Pod(Box::new(pods::Pod::of(pod))), Vec::new())
+        }),
+        "Node" => typed(value, String::new(), name, "Node", |node: &core::Node| {
+            (Document::Node(node::project(node)), Vec::new())
+        }),
         "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" => Err(fault(format!(
             "{kind} {namespace}/{name}: nobody makes its pods here; whoever runs them adds Pod objects with \
              status.podIPs to the folder"
@@ -79,7 +89,9 @@ fn take(mut value: Value, found: &mut (Documents, Vec<Fault>)) {
         _ => Err(fault(format!("{kind} {namespace}/{name}: objects of this kind are not used"))),
     };
     match typed {
-        Ok((id, document)) => {
+        Ok((id, document, problems)) => {
+            let part = |problem: Problem| fault(format!("{}: {}", problem.object, problem.message));
+            found.1.extend(problems.into_iter().map(part));
             if found.0.contains_key(&id) {
                 let message = format!("{} {}/{} is there twice: the last one counts", id.0, id.1, id.2);
                 found.1.push(fault(message));
@@ -95,13 +107,27 @@ fn typed<T: DeserializeOwned>(
     namespace: String,
     name: String,
     kind: &'static str,
-    wrap: fn(Box<T>) -> Document,
-) -> Result<(Id, Document), Fault> {
+    keep: fn(&T) -> (Document, Vec<Problem>),
+) -> Result<(Id, Document, Vec<Problem>), Fault> {
     match serde_json::from_value(value) {
-        Ok(object) => Ok(((kind, namespace, name), wrap(Box::new(object)))),
+        Ok(object) => {
+            let (document, problems) = keep(&object);
+            Ok(((kind, namespace, name), document, problems))
+        }
         Err(error) => Err(Fault {
             message: format!("{kind} {namespace}/{name}: {error}: its last good state stays"),
             id: Some((kind, namespace, name)),
         }),
     }
+}
+
+fn service_document(object: &core::Service) -> (Document, Vec<Problem>) {
+    let (projected, problems) = service::project(object, service::WithoutClusterIp::Served);
+    let selection = pods::Selection::of(object).map(Box::new);
+    (projected.map_or(Document::Nothing, |service| Document::Service(Arc::new(service), selection)), problems)
+}
+
+fn slice_document(object: &discovery::EndpointSlice) -> (Document, Vec<Problem>) {
+    let (projected, problems) = slice::project(object);
+    (projected.map_or(Document::Nothing, |slice| Document::Slice(Arc::new(slice))), problems)
 }

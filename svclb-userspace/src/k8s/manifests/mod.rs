@@ -12,7 +12,6 @@ mod snapshot;
 pub use document::{Document, Documents, Fault, Id, parse};
 pub use snapshot::Snapshot;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -23,7 +22,7 @@ use notify::{RecursiveMode, Watcher as _};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, warn};
 
-use crate::model::{Event, Kind, Problem};
+use crate::model::{Event, Kind};
 use folder::Folder;
 
 /// How long the folder must be quiet before it is read: editors and copies write in several steps.
@@ -71,8 +70,7 @@ pub fn follow(folder: &Path, node_name: &str, events: UnboundedSender<Event>) ->
     watcher.watch(folder, RecursiveMode::NonRecursive).map_err(failed)?;
     let mut folder = Folder::new(folder.to_owned());
     folder.scan().map_err(|source| ManifestsError::Read { folder: folder.path().to_owned(), source })?;
-    let mut source =
-        Source { folder, node_name: node_name.into(), told: Snapshot::default(), reported: BTreeSet::new(), events };
+    let mut source = Source { folder, node_name: node_name.into(), told: Snapshot::default(), events };
     thread::Builder::new()
         .name("manifests".into())
         .spawn(move || {
@@ -87,7 +85,6 @@ struct Source {
     folder: Folder,
     node_name: Box<str>,
     told: Snapshot,
-    reported: BTreeSet<Problem>,
     events: UnboundedSender<Event>,
 }
 
@@ -122,18 +119,11 @@ impl Source {
 
     /// Sends what differs from what was sent before; `false` if nobody listens.
     fn tell(&mut self) -> bool {
-        let (now, problems) = Snapshot::of(self.folder.documents(), &self.node_name);
-        for problem in self.folder.take_problems() {
-            if self.events.send(Event::Bad(problem)).is_err() {
-                return false;
-            }
-        }
+        let problems = self.folder.take_problems().into_iter().map(Event::Bad);
+        let now = Snapshot::of(self.folder.documents(), &self.node_name);
         let differences = now.differences(&self.told);
         self.told = now;
-        let fresh: Vec<Problem> = problems.iter().filter(|problem| !self.reported.contains(problem)).cloned().collect();
-        self.reported = problems.into_iter().collect();
-        let all = fresh.into_iter().map(Event::Bad).chain(differences);
-        all.into_iter().all(|event| self.events.send(event).is_ok())
+        problems.chain(differences).all(|event| self.events.send(event).is_ok())
     }
 }
 

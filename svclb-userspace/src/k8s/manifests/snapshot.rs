@@ -1,60 +1,49 @@
 //! What the files say, as a whole, and how that differs from what they said before.
 
 use std::collections::{BTreeMap, HashMap};
-
-use k8s_openapi::api::core::v1 as core;
+use std::sync::Arc;
 
 use super::document::{Document, Id};
-use crate::k8s::{node, pods, service, slice};
-use crate::model::{Event, Node, Problem, Service, ServiceName, Slice, SliceName};
+use crate::k8s::pods;
+use crate::model::{Event, Node, Service, ServiceName, Slice, SliceName};
 
 /// All objects of the model that the files describe.
 #[derive(Clone, PartialEq, Default, Debug)]
 pub struct Snapshot {
     /// Services.
-    pub services: BTreeMap<ServiceName, Service>,
+    pub services: BTreeMap<ServiceName, Arc<Service>>,
     /// Slices, those made from Pods included.
-    pub slices: BTreeMap<SliceName, Slice>,
+    pub slices: BTreeMap<SliceName, Arc<Slice>>,
     /// The own Node.
     pub node: Option<Node>,
 }
 
 impl Snapshot {
-    /// What some objects say, and what is wrong with them. `node_name` tells which Node is the own one.
-    pub fn of(documents: BTreeMap<&Id, &Document>, node_name: &str) -> (Self, Vec<Problem>) {
+    /// What some objects say. `node_name` tells which Node is the own one.
+    pub fn of(documents: BTreeMap<&Id, &Document>, node_name: &str) -> Self {
         let mut snapshot = Self::default();
-        let mut all_problems = Vec::new();
-        let mut pods_of: HashMap<&str, Vec<&core::Pod>> = HashMap::new();
+        let mut pods_of: HashMap<&str, Vec<&pods::Pod>> = HashMap::new();
         let mut selecting = Vec::new();
         for ((_, namespace, name), document) in documents {
             match document {
-                Document::Service(object) => {
-                    let (projected, problems) = service::project(object, service::WithoutClusterIp::Served);
-                    all_problems.extend(problems);
-                    if let Some(service) = projected {
-                        selecting.push((service.name.clone(), object));
-                        snapshot.services.insert(service.name.clone(), service);
-                    }
+                Document::Service(service, selection) => {
+                    snapshot.services.insert(service.name.clone(), service.clone());
+                    selecting.extend(selection.as_ref().map(|selection| (&service.name, selection)));
                 }
-                Document::Slice(object) => {
-                    let (projected, problems) = slice::project(object);
-                    all_problems.extend(problems);
-                    snapshot.slices.extend(projected.map(|slice| (slice.name.clone(), slice)));
+                Document::Slice(slice) => {
+                    snapshot.slices.insert(slice.name.clone(), slice.clone());
                 }
                 Document::Pod(pod) => pods_of.entry(namespace).or_default().push(pod),
-                Document::Node(object) => {
-                    if name.to_lowercase() == node_name {
-                        snapshot.node = Some(node::project(object));
-                    }
-                }
+                Document::Node(node) if name.to_lowercase() == node_name => snapshot.node = Some(node.clone()),
+                Document::Node(_) | Document::Nothing => {}
             }
         }
-        for (name, object) in selecting {
+        for (name, selection) in selecting {
             let pods = pods_of.get(&*name.namespace).into_iter().flatten().copied();
-            let slices = pods::slices(&name, object, pods);
-            snapshot.slices.extend(slices.into_iter().map(|slice| (slice.name.clone(), slice)));
+            let slices = selection.slices(name, pods);
+            snapshot.slices.extend(slices.into_iter().map(|slice| (slice.name.clone(), Arc::new(slice))));
         }
-        (snapshot, all_problems)
+        snapshot
     }
 
     /// The events that lead from `old` to this.

@@ -1,12 +1,13 @@
 //! What counts as a change, and what a list takes away.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use super::Model;
 use crate::model::{Event, Family, Kind, Node, Service, ServiceKind, ServiceName, Slice, SliceName};
 
-fn service(name: &str) -> Service {
-    Service {
+fn service(name: &str) -> Arc<Service> {
+    Arc::new(Service {
         name: ServiceName::new("default", name),
         kind: ServiceKind::ClusterIp,
         families: [true, false],
@@ -18,17 +19,17 @@ fn service(name: &str) -> Service {
         external_local: false,
         affinity_seconds: None,
         ports: vec![],
-    }
+    })
 }
 
-fn slice(name: &str, service: &str) -> Slice {
-    Slice {
+fn slice(name: &str, service: &str) -> Arc<Slice> {
+    Arc::new(Slice {
         name: SliceName { namespace: "default".into(), name: name.into() },
         service: ServiceName::new("default", service),
         family: Family::V4,
         ports: vec![],
         endpoints: vec![],
-    }
+    })
 }
 
 fn names(changed: &[&str]) -> BTreeSet<ServiceName> {
