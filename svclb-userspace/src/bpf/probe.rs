@@ -2,7 +2,7 @@
 
 use std::{fmt, fs, path::Path};
 
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 use nix::{
     sys::statfs::{BPF_FS_MAGIC, statfs},
     unistd::{AccessFlags, access},
@@ -84,7 +84,12 @@ impl Probe {
 
 /// Whether the kernel knows TCX: only then can it be asked for the TCX programs of a device.
 pub fn has_tcx() -> bool {
-    SchedClassifier::query_tcx("lo", TcAttachType::Ingress).is_ok()
+    match SchedClassifier::query_tcx("lo", TcAttachType::Ingress) {
+        Ok(_) => true,
+        // To look closer at the programs of others takes CAP_SYS_ADMIN, but to know of them is enough.
+        Err(ProgramError::SyscallError(error)) => error.call != "bpf_prog_query",
+        Err(_) => false,
+    }
 }
 
 /// Looks at the nearest folder that exists.
