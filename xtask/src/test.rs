@@ -201,7 +201,11 @@ fn run_call(call: &mut Command, log: &Path, progress: &Progress) -> Result<Count
 /// dependency is built twice.
 fn cargo(command: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(repository::root()).args([command, "--workspace", "--features", FEATURES]);
+    cargo
+        .current_dir(repository::root())
+        .args([command, "--workspace", "--features", FEATURES])
+        // Where a panic happened is worth a trace, if the caller wants one; where an error was made is not.
+        .env("RUST_LIB_BACKTRACE", "0");
     cargo
 }
 
