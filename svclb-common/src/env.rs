@@ -6,7 +6,9 @@
 
 use crate::addr::{Addr4, Addr6, Address};
 use crate::config::Config;
+use crate::datapath::{Work, request};
 use crate::flow_table::{self, By, Change, FlowKey, Inserted, Lookup, NewFlow};
+use crate::parse::Network;
 use crate::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Device, Masquerade, MasqueradeKey, Service, ServiceKey, ServiceRef,
     SourceRangeKey, Way,
@@ -114,6 +116,22 @@ pub trait Tables<A: Address> {
         Self: Env + Sized,
     {
         flow_table::insert(self, entry, over)
+    }
+    /// [`request::locate`].
+    fn locate(&self, work: &mut Work<A>) -> bool
+    where
+        Self: Env + Sized,
+        A: Network,
+    {
+        request::locate(self, work)
+    }
+    /// [`request::choose`].
+    fn choose(&self, work: &mut Work<A>, again: bool) -> bool
+    where
+        Self: Env + Sized,
+        A: Network,
+    {
+        request::choose(self, work, again)
     }
     /// [`snat_port::enter`].
     fn enter_claim(&self, claim: &mut Claim<A>) -> bool

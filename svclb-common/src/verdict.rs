@@ -1,9 +1,10 @@
 //! What became of a packet, and the counters that say so.
 
 /// Result of one hook for one packet.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub enum Verdict {
     /// Not changed; the next program and the stack go on with it.
+    #[default]
     Pass,
     /// Addresses or ports (or the quotation in an ICMP error) were rewritten; the stack goes on with it.
     Translate,
@@ -12,6 +13,36 @@ pub enum Verdict {
     Refuse(Refusal),
     /// Dropped, for the reason given.
     Drop(DropReason),
+}
+
+impl Verdict {
+    const REFUSE: u16 = 0x100;
+    const DROP: u16 = 0x200;
+
+    /// As a number, to be kept in memory: an enum with fields leaves bytes undefined that the verifier does not
+    /// let anybody store.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u16 {
+        match self {
+            Self::Pass => 0,
+            Self::Translate => 1,
+            Self::Refuse(why) => Self::REFUSE | why as u16,
+            Self::Drop(reason) => Self::DROP | reason as u16,
+        }
+    }
+
+    /// Back from [`Self::to_bits`].
+    #[inline(always)]
+    pub const fn from_bits(bits: u16) -> Self {
+        let number = bits as u8;
+        match bits & 0xff00 {
+            Self::DROP => Self::Drop(DropReason::from_number(number)),
+            Self::REFUSE if number == Refusal::UnknownPort as u8 => Self::Refuse(Refusal::UnknownPort),
+            Self::REFUSE => Self::Refuse(Refusal::NoEndpoint),
+            _ if number == 1 => Self::Translate,
+            _ => Self::Pass,
+        }
+    }
 }
 
 /// Why a packet was refused. Each reason has its own [`Counter`].
@@ -157,4 +188,48 @@ pub enum DropReason {
     Inconsistent = Counter::Inconsistent as u8,
     /// See [`Counter::Unwritable`].
     Unwritable = Counter::Unwritable as u8,
+}
+
+impl DropReason {
+    /// All reasons.
+    pub const ALL: &[Self] = &[
+        Self::NoLocalEndpoint,
+        Self::SourceRange,
+        Self::FlowTableFull,
+        Self::TupleTaken,
+        Self::MasqueradeExhausted,
+        Self::NoMasqueradeAddress,
+        Self::RefusalLimited,
+        Self::RefusalFailed,
+        Self::NotAnswered,
+        Self::Inconsistent,
+        Self::Unwritable,
+    ];
+
+    #[inline(always)]
+    const fn from_number(number: u8) -> Self {
+        let mut at = 0;
+        while at < Self::ALL.len() {
+            if Self::ALL[at] as u8 == number {
+                return Self::ALL[at];
+            }
+            at += 1;
+        }
+        Self::Inconsistent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DropReason, Refusal, Verdict};
+
+    #[test]
+    fn verdicts_survive_being_numbers() {
+        let plain = [Verdict::Pass, Verdict::Translate];
+        let refusals = [Refusal::NoEndpoint, Refusal::UnknownPort].map(Verdict::Refuse);
+        let drops = DropReason::ALL.iter().copied().map(Verdict::Drop);
+        for verdict in plain.into_iter().chain(refusals).chain(drops) {
+            assert_eq!(Verdict::from_bits(verdict.to_bits()), verdict);
+        }
+    }
 }

@@ -13,6 +13,7 @@ use core::ptr::{read_volatile, write_volatile};
 use core::sync::atomic::{Ordering, compiler_fence};
 use svclb_common::addr::{Addr4, Addr6, Address};
 use svclb_common::config::Config;
+use svclb_common::datapath::{Work, request};
 use svclb_common::env::{Env, Peek, Place, ServiceEvent, TICK_SHIFT, Tables, Tick};
 use svclb_common::flow_table::{self, By, Change, FlowKey, Inserted, Lookup, NewFlow};
 use svclb_common::interest;
@@ -240,7 +241,7 @@ const INSERTED_CONFLICT: u32 = Inserted::Conflict as u32;
 macro_rules! tables {
     ($address:ty, $masquerade:ident, $interest_frontends:ident, $interest_backends:ident, $services:ident,
      $service:ident, $slots:ident, $backends:ident, $flows:ident, $details:ident, $spill:ident,
-     $spill_details:ident, $find_entry:ident, $insert:ident, $enter_claim:ident, $masquerades:ident, $affinity:ident, $ranges:ident, $counters:ident) => {
+     $spill_details:ident, $find_entry:ident, $insert:ident, $locate:ident, $choose:ident, $enter_claim:ident, $masquerades:ident, $affinity:ident, $ranges:ident, $counters:ident) => {
         /// [`flow_table::find_entry`] for one family.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -262,6 +263,24 @@ macro_rules! tables {
             flow_table::insert(&Kernel::without_packet(config), new, over != 0) as u32
         }
 
+        /// [`request::locate`] for one family.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $locate(work: *mut Work<$address>) -> u32 {
+            // SAFETY: the verifier lets only callers pass that give a whole Work.
+            let (Some(config), Some(work)) = (maps::CONFIG.get(0), unsafe { work.as_mut() }) else { return 0 };
+            u32::from(request::locate(&Kernel::without_packet(config), work))
+        }
+
+        /// [`request::choose`] for one family.
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        extern "C" fn $choose(work: *mut Work<$address>, again: u32) -> u32 {
+            // SAFETY: the verifier lets only callers pass that give a whole Work.
+            let (Some(config), Some(work)) = (maps::CONFIG.get(0), unsafe { work.as_mut() }) else { return 0 };
+            u32::from(request::choose(&Kernel::without_packet(config), work, again != 0))
+        }
+
         /// [`snat_port::enter`] for one family.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -274,6 +293,16 @@ macro_rules! tables {
         }
 
         impl Tables<$address> for Kernel {
+            #[inline(always)]
+            fn locate(&self, work: &mut Work<$address>) -> bool {
+                $locate(work) != 0
+            }
+
+            #[inline(always)]
+            fn choose(&self, work: &mut Work<$address>, again: bool) -> bool {
+                $choose(work, u32::from(again)) != 0
+            }
+
             #[inline(always)]
             fn enter_claim(&self, claim: &mut Claim<$address>) -> bool {
                 $enter_claim(self.skb.ctx, claim) != 0
@@ -500,6 +529,8 @@ tables!(
     SPILL_DETAILS4,
     find_entry4,
     insert4,
+    locate4,
+    choose4,
     enter_claim4,
     MASQUERADE4,
     AFFINITY4,
@@ -521,6 +552,8 @@ tables!(
     SPILL_DETAILS6,
     find_entry6,
     insert6,
+    locate6,
+    choose6,
     enter_claim6,
     MASQUERADE6,
     AFFINITY6,

@@ -32,7 +32,8 @@ pub struct Report {
 impl Report {
     /// Loads the kernel object on this kernel, attached nowhere and pinned nowhere, with the smallest maps.
     pub fn of_this_kernel() -> Result<Self> {
-        let mut object = Object::load(&Options { bpffs: None, sizes: Sizes::for_memory(0), test_mode: false })?;
+        let mut object =
+            Object::load(&Options { bpffs: None, sizes: Sizes::for_memory(0), test_mode: false, programs: PROGRAMS })?;
         let costs = PROGRAMS
             .iter()
             .map(|name| {

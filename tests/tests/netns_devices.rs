@@ -354,7 +354,8 @@ static NEW: Build = Build(OnceLock::new());
 impl Build {
     fn object(&self) -> MutexGuard<'_, Object> {
         let load = || {
-            let options = load::Options { bpffs: None, sizes: Sizes::for_memory(0), test_mode: false };
+            let options =
+                load::Options { bpffs: None, sizes: Sizes::for_memory(0), test_mode: false, programs: load::PROGRAMS };
             Mutex::new(Object::load(&options).expect("load the kernel object"))
         };
         self.0.get_or_init(load).lock().unwrap_or_else(PoisonError::into_inner)

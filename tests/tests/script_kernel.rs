@@ -48,7 +48,7 @@ fn load(pins: &Pins) -> (Config, BpfTables<Addr4>, BpfTables<Addr6>) {
     for (name, entries) in [("slots", 2048), ("backends", 1024), ("services", 256), ("interest_backends", 1024)] {
         sizes.set(name, entries);
     }
-    let options = Options { bpffs: Some(pins.path()), sizes, test_mode: false };
+    let options = Options { bpffs: Some(pins.path()), sizes, test_mode: false, programs: &[] };
     let mut object = Object::load(&options).expect("the kernel takes the object");
     let mut config_table = BpfConfig::take(&mut object).expect("there is CONFIG");
     let before = config_table.read_config().expect("CONFIG can be read");

@@ -73,6 +73,10 @@ pub struct Work<A: Address> {
     pub claim: Claim<A>,
     /// The device's program.
     pub attachment: Attachment,
+    /// Index of the device.
+    pub device: u32,
+    /// What becomes of the packet ([`Verdict::to_bits`]), where a step has found that out.
+    pub verdict: u16,
 }
 
 /// Working memory for one packet of either family.
@@ -154,6 +158,7 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
         return pass(env, why);
     }
     work.attachment = attachment;
+    work.device = packet.device();
     let headers = &work.headers;
     if headers.protocol == A::ICMP {
         return match icmp::quoted(packet, work) {

@@ -23,15 +23,8 @@ const PICKS: u32 = 4;
 #[inline(always)]
 pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Verdict {
     let known = find(env, work);
-    if known != Known::GoesOn {
-        if let Some(verdict) = locate(packet, env, work) {
-            return verdict;
-        }
-        if let Some(reason) = choose(env, work, known == Known::IsOver) {
-            Tables::<A>::count_service(env, work.choice.service, ServiceEvent::Dropped);
-            return drop(env, reason);
-        }
-        Tables::<A>::count_service(env, work.choice.service, ServiceEvent::Flow);
+    if known != Known::GoesOn && !(env.locate(work) && env.choose(work, known == Known::IsOver)) {
+        return Verdict::from_bits(work.verdict);
     }
     translate(packet, env, work)
 }
@@ -91,49 +84,74 @@ fn translate<A: Network, P: Packet, E: Env>(packet: &mut P, env: &E, work: &Work
     translated(env, done, Counter::RequestTranslated)
 }
 
-/// Finds out who may serve the first packet of a flow: fills in `work.choice`, or says what becomes of the
-/// packet.
-#[inline(never)]
-fn locate<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &mut Work<A>) -> Option<Verdict> {
+/// Finds out who may serve the first packet of a flow: fills in `work.choice`, or says in `work.verdict` what
+/// becomes of the packet. Called through [`Tables::locate`].
+#[inline(always)]
+pub fn locate<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> bool {
+    match choice(env, work) {
+        Ok(choice) => work.choice = choice,
+        Err(verdict) => {
+            work.verdict = verdict.to_bits();
+            return false;
+        }
+    }
+    true
+}
+
+#[inline(always)]
+fn choice<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Result<Choice, Verdict> {
     let headers = &work.headers;
     if headers.protocol == protocol::TCP && headers.tcp_flags & flag::RST != 0 {
-        return Some(pass(env, Counter::ResetWithoutFlow));
+        return Err(pass(env, Counter::ResetWithoutFlow));
     }
     let ServiceRef { number, scope, .. } = match service::frontend(env, headers) {
         Frontend::Port(reference) => reference,
-        Frontend::UnknownPort => return Some(Verdict::Refuse(Refusal::UnknownPort)),
-        Frontend::None => return Some(pass(env, Counter::NoService)),
+        Frontend::UnknownPort => return Err(Verdict::Refuse(Refusal::UnknownPort)),
+        Frontend::None => return Err(pass(env, Counter::NoService)),
     };
     let Some(service) = service::record::<A, E>(env, number) else {
-        return Some(drop(env, DropReason::Inconsistent));
+        return Err(drop(env, DropReason::Inconsistent));
     };
     if !select::admits(env, &service, number, scope, headers.source) {
         Tables::<A>::count_service(env, number, ServiceEvent::Dropped);
-        return Some(drop(env, DropReason::SourceRange));
+        return Err(drop(env, DropReason::SourceRange));
     }
-    let by_pod_device = env.device(packet.device()).is_some_and(|device| device.role == role::POD);
+    let by_pod_device = env.device(work.device).is_some_and(|device| device.role == role::POD);
     let origin = select::origin(env.config(), headers.source, by_pod_device);
     match select::eligible(env.config(), &service, scope, origin) {
         Eligibility::List(list) => {
             let affinity = select::affinity_ticks(env.config(), &service);
-            work.choice = Choice { list, service: number, affinity };
-            None
+            Ok(Choice { list, service: number, affinity })
         }
         Eligibility::NoEndpoint => {
             Tables::<A>::count_service(env, number, ServiceEvent::Refused);
-            Some(Verdict::Refuse(Refusal::NoEndpoint))
+            Err(Verdict::Refuse(Refusal::NoEndpoint))
         }
         Eligibility::Drop(reason) => {
             Tables::<A>::count_service(env, number, ServiceEvent::Dropped);
-            Some(drop(env, reason))
+            Err(drop(env, reason))
         }
     }
 }
 
-/// Picks a backend and enters the flow, which is in `work.lookup` afterwards. `again`: the client has an
-/// entry that this one replaces.
-#[inline(never)]
-fn choose<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>, again: bool) -> Option<DropReason> {
+/// Picks a backend and enters the flow, which is in `work.lookup` afterwards; or says in `work.verdict` why not.
+/// `again`: the client has an entry that this one replaces. Called through [`Tables::choose`].
+#[inline(always)]
+pub fn choose<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>, again: bool) -> bool {
+    let failed = pick_and_enter(env, work, again);
+    let event = if failed.is_none() { ServiceEvent::Flow } else { ServiceEvent::Dropped };
+    Tables::<A>::count_service(env, work.choice.service, event);
+    match failed {
+        None => true,
+        Some(reason) => {
+            work.verdict = drop(env, reason).to_bits();
+            false
+        }
+    }
+}
+
+#[inline(always)]
+fn pick_and_enter<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>, again: bool) -> Option<DropReason> {
     let now = env.now();
     let client = work.headers.source;
     let sticky = work.choice.affinity > 0;

@@ -71,7 +71,12 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     })?;
     let _lock = lock::FolderLock::take(&options.bpffs)?;
     let memory = machine_memory().context("read the size of this machine's memory")?;
-    let load_options = load::Options { bpffs: Some(&options.bpffs), sizes: options.sizes(memory), test_mode: false };
+    let load_options = load::Options {
+        bpffs: Some(&options.bpffs),
+        sizes: options.sizes(memory),
+        test_mode: false,
+        programs: load::PROGRAMS,
+    };
     let mut object = Object::load(&load_options)?;
     let mut config_table = BpfConfig::take(&mut object)?;
     let before = config_table.read_config()?;

@@ -1,16 +1,21 @@
 //! The datapath in the kernel: the loaded programs, run on a packet by `BPF_PROG_TEST_RUN`.
 
-use aya::maps::{Array, HashMap, IterableMap, MapData, PerCpuArray};
+use aya::maps::{Array, HashMap, IterableMap, LpmTrie, MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunOptions};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
-use svclb_common::schema::{Bucket, Details, Device, Plain};
-use svclb_userspace::bpf::load::{LoadError, Object, Options};
+use svclb_common::schema::{
+    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Masquerade, MasqueradeKey, Plain, Service,
+    ServiceKey, ServiceRef,
+};
+use svclb_userspace::bpf::load::{self, Object, Options};
 use svclb_userspace::bpf::pod::Pod;
 use svclb_userspace::bpf::sys;
 use svclb_userspace::tables::ConfigTable;
 use svclb_userspace::tables::bpf::{BpfConfig, BpfTables};
+use zerocopy::FromZeros;
 
 /// Index of lo, which every network namespace has: the device of all packets here. What kind of device it plays
 /// is written into DEVICES before each run.
@@ -20,8 +25,12 @@ pub const DEVICE: u32 = 1;
 const CONTEXT: usize = 192;
 const CONTEXT_DEVICE: usize = 40;
 
+/// Loaded objects that no test uses at the moment: loading one takes the verifier a second.
+static POOL: Mutex<Vec<Box<KernelEnv>>> = Mutex::new(Vec::new());
+
 /// The loaded programs and their maps.
 pub struct KernelEnv {
+    clear: Vec<Box<dyn FnMut() + Send>>,
     object: Object,
     config: BpfConfig,
     /// IPv4.
@@ -47,17 +56,40 @@ pub struct Ran {
 }
 
 impl KernelEnv {
-    /// Loads the object with test clock and random numbers, without pins.
-    pub fn load(config: &Config, sizes: Sizes) -> Result<Self, LoadError> {
-        let mut object = Object::load(&Options { bpffs: None, sizes, test_mode: true })?;
-        let mut table = BpfConfig::take(&mut object)?;
-        table.write_config(config).expect("CONFIG can be written");
-        // Nothing is pinned, and nothing is read back through these.
-        let no_pins = Path::new("");
+    /// An object with empty tables, test clock and random numbers: one that an earlier test has done with, or a
+    /// new one.
+    ///
+    /// # Panics
+    /// If a map cannot be emptied.
+    pub fn take(config: &Config, sizes: Sizes) -> anyhow::Result<Box<Self>> {
+        let idle = POOL.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut env = match idle {
+            Some(env) => env,
+            None => Box::new(Self::load(sizes)?),
+        };
+        for clear in &mut env.clear {
+            clear();
+        }
+        env.set_config(config);
+        Ok(env)
+    }
+
+    /// Hands an object back for later tests.
+    pub fn give_back(env: Box<Self>) {
+        POOL.lock().unwrap_or_else(PoisonError::into_inner).push(env);
+    }
+
+    fn load(sizes: Sizes) -> anyhow::Result<Self> {
+        let programs = &["ingress", "ingress_port", "ingress_stacked", "egress"];
+        let pins = tempfile::Builder::new().prefix("svclb-world-").tempdir_in("/sys/fs/bpf")?;
+        let mut object = Object::load(&Options { bpffs: Some(pins.path()), sizes, test_mode: true, programs })?;
+        // Nothing is read back through the tables, so they do not need the pins, which end with this function.
+        let clear = clearing(pins.path())?;
         Ok(Self {
-            config: table,
-            v4: BpfTables::take(&mut object, no_pins)?,
-            v6: BpfTables::take(&mut object, no_pins)?,
+            clear,
+            config: BpfConfig::take(&mut object)?,
+            v4: BpfTables::take(&mut object, pins.path())?,
+            v6: BpfTables::take(&mut object, pins.path())?,
             devices: object.take_hash("DEVICES")?,
             test_env: object.take_array("TEST_ENV")?,
             counters: object.take_map("COUNTERS")?,
@@ -155,4 +187,57 @@ impl KernelEnv {
 
 fn read_all<T: Plain>(map: &Array<MapData, Pod<T>>, locked: bool) -> Vec<T> {
     sys::read_array(IterableMap::map(map).fd(), map.len(), locked).expect("a map can be read")
+}
+
+/// Ways to empty every table that a test may fill, through handles of their own.
+fn clearing(pins: &Path) -> anyhow::Result<Vec<Box<dyn FnMut() + Send>>> {
+    let mut all: Vec<Box<dyn FnMut() + Send>> = Vec::new();
+    macro_rules! arrays {
+        ($($name:literal: $value:ty,)+) => { $(
+            let mut map: Array<MapData, Pod<$value>> = load::open_pinned(pins, $name)?;
+            all.push(Box::new(move || {
+                for index in 0..map.len() {
+                    map.set(index, Pod(<$value>::new_zeroed()), 0).expect(concat!($name, " can be written"));
+                }
+            }));
+        )+ };
+    }
+    macro_rules! hashes {
+        ($($name:literal: $key:ty => $value:ty,)+) => { $(
+            let mut map: HashMap<MapData, Pod<$key>, Pod<$value>> = load::open_pinned(pins, $name)?;
+            all.push(Box::new(move || {
+                let keys: Vec<_> = map.keys().collect::<Result<_, _>>().expect(concat!($name, " can be read"));
+                for key in keys {
+                    map.remove(&key).expect(concat!($name, " can be written"));
+                }
+            }));
+        )+ };
+    }
+    macro_rules! tries {
+        ($($name:literal: $address:ty,)+) => { $(
+            let mut map: LpmTrie<MapData, Pod<AffinityKey<$address>>, Pod<u32>> = load::open_pinned(pins, $name)?;
+            all.push(Box::new(move || {
+                let keys: Vec<_> = map.keys().collect::<Result<_, _>>().expect(concat!($name, " can be read"));
+                for key in keys {
+                    map.remove(&key).expect(concat!($name, " can be written"));
+                }
+            }));
+        )+ };
+    }
+    arrays! {
+        "INTEREST_FRONTENDS4": u64, "INTEREST_FRONTENDS6": u64, "INTEREST_BACKENDS4": u64, "INTEREST_BACKENDS6": u64,
+        "SERVICE4": Service, "SERVICE6": Service, "SLOTS4": BackendRef, "SLOTS6": BackendRef,
+        "BACKENDS4": Backend<Addr4>, "BACKENDS6": Backend<Addr6>,
+        "FLOWS4": Bucket<Addr4>, "FLOWS6": Bucket<Addr6>, "SPILL4": Bucket<Addr4>, "SPILL6": Bucket<Addr6>,
+        "FLOW_DETAILS4": Details<Addr4>, "FLOW_DETAILS6": Details<Addr6>,
+        "SPILL_DETAILS4": Details<Addr4>, "SPILL_DETAILS6": Details<Addr6>,
+    }
+    hashes! {
+        "SERVICES4": ServiceKey<Addr4> => ServiceRef, "SERVICES6": ServiceKey<Addr6> => ServiceRef,
+        "MASQUERADE4": MasqueradeKey<Addr4> => Masquerade<Addr4>,
+        "MASQUERADE6": MasqueradeKey<Addr6> => Masquerade<Addr6>,
+        "AFFINITY4": AffinityKey<Addr4> => Affinity, "AFFINITY6": AffinityKey<Addr6> => Affinity,
+    }
+    tries! { "SOURCE_RANGES4": Addr4, "SOURCE_RANGES6": Addr6, }
+    Ok(all)
 }

@@ -191,7 +191,16 @@ impl World {
         let mut host = Self::host();
         test(&mut host);
         if cfg!(feature = "kernel") {
-            test(&mut Self::kernel());
+            let mut kernel = Self::kernel();
+            test(&mut kernel);
+            kernel.end();
+        }
+    }
+
+    /// Ends a world; an object in the kernel serves the next test.
+    pub fn end(self) {
+        if let Machine::Kernel(env) = self.machine {
+            KernelEnv::give_back(env);
         }
     }
 
@@ -207,8 +216,8 @@ impl World {
     /// If the kernel does not take the programs.
     pub fn kernel() -> Self {
         let config = config();
-        let env = KernelEnv::load(&config, SIZES).unwrap_or_else(|error| panic!("{error}"));
-        Self::around(Machine::Kernel(Box::new(env)), config)
+        let env = KernelEnv::take(&config, SIZES).unwrap_or_else(|error| panic!("{error:#}"));
+        Self::around(Machine::Kernel(env), config)
     }
 
     fn around(machine: Machine, config: Config) -> Self {
