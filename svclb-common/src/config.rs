@@ -123,7 +123,7 @@ pub struct Sizes {
     pub flow_buckets: u32,
     /// Buckets of SPILL.
     pub spill_buckets: u32,
-    /// Masqueraded flows.
+    /// Masqueraded flows: as many as there are ways in FLOWS and SPILL, since an entry goes with its way.
     pub masquerade: u32,
     /// Clients with affinity.
     pub affinity: u32,
@@ -150,7 +150,7 @@ impl Sizes {
             backends: 131_072,
             flow_buckets,
             spill_buckets: flow_buckets / 16,
-            masquerade: flow_buckets * 2,
+            masquerade: flow_buckets / 16 * 17 * 8,
             affinity: 65_536,
             source_ranges: 16_384,
         }

@@ -7,8 +7,8 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
-    bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_tail, bpf_skb_load_bytes,
-    bpf_skb_store_bytes,
+    bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
+    bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -21,6 +21,9 @@ const PSEUDO_HEADER: u64 = 1 << 4;
 const ROOM_MAC: u32 = 1;
 /// Headers end before this offset, a bound that the verifier needs.
 const MAX_OFFSET: usize = 4096;
+/// Length of an Ethernet header with one and with two VLAN tags.
+const ONE_TAG: usize = 18;
+const TWO_TAGS: usize = 22;
 /// Bytes summed at once.
 const CHUNK: usize = 64;
 
@@ -143,9 +146,21 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn insert(&mut self, _l3: usize, bytes: u32) -> Option<()> {
+    fn insert(&mut self, l3: usize, bytes: u32) -> Option<()> {
         // SAFETY: the helper checks everything; it knows itself where the network header starts.
-        (unsafe { bpf_skb_adjust_room(self.ctx, bytes as i32, ROOM_MAC, 0) } == 0).then_some(())
+        if unsafe { bpf_skb_adjust_room(self.ctx, bytes as i32, ROOM_MAC, 0) } == 0 {
+            return Some(());
+        }
+        // It knows nothing of VLAN tags in the packet's bytes: make room at the head and move the link layer.
+        // SAFETY: the helper checks everything.
+        if unsafe { bpf_skb_change_head(self.ctx, bytes, 0) } != 0 {
+            return None;
+        }
+        match l3 {
+            ONE_TAG => self.move_to_head::<[u8; ONE_TAG]>(bytes),
+            TWO_TAGS => self.move_to_head::<[u8; TWO_TAGS]>(bytes),
+            _ => None,
+        }
     }
 
     #[inline(always)]
@@ -174,6 +189,13 @@ impl Packet for Skb {
 }
 
 impl Skb {
+    /// Copies what stands at `offset` to the start of the packet.
+    #[inline(always)]
+    fn move_to_head<T: FromBytes + IntoBytes + Immutable + Copy>(&mut self, offset: u32) -> Option<()> {
+        let header: T = self.read(offset as usize)?;
+        self.write(0, &header)
+    }
+
     /// Adds up to a chunk of the packet to `total`. What follows the `length` bytes in the buffer must be
     /// zero.
     #[inline(always)]

@@ -4,7 +4,7 @@
 //! lock and unlock, and whether a closure is inlined is up to the compiler. For the same reason results are
 //! small integers, and everything that a change needs is read before.
 
-use super::entry::{By, FlowKey, Found, NewFlow};
+use super::entry::{By, Displaced, FlowKey, Found, NewFlow};
 use crate::addr::{Address, Be16, Endpoint};
 use crate::config::Config;
 use crate::conntrack::{self, Direction};
@@ -91,7 +91,10 @@ impl<A: Address> Change<A> for Enter<'_, A> {
             return entered::FULL;
         };
         let old = way.meta();
-        let displaced = (way.client_endpoint(), old.protocol());
+        let displaced = Displaced {
+            key: FlowKey { client: way.client_endpoint(), other: way.backend_endpoint(), protocol: old.protocol() },
+            ours: Endpoint::new(detail.masquerade, detail.masquerade_port),
+        };
         *way = *flow;
         *detail = self.new.detail;
         self.new.displaced = displaced;

@@ -179,8 +179,17 @@ pub struct NewFlow<A: Address> {
     pub from_spill: bool,
     /// Answer: it stands in SPILL now.
     pub in_spill: bool,
-    /// Client and protocol of the way that it took over.
-    pub(super) displaced: (Endpoint<A>, u8),
+    /// What stood in the way that it took over.
+    pub(super) displaced: Displaced<A>,
+}
+
+/// An entry that another took the place of.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Displaced<A: Address> {
+    /// The flow, by its backend.
+    pub key: FlowKey<A>,
+    /// What its packets were sent from; port 0 if nothing was settled or nothing was displaced.
+    pub ours: Endpoint<A>,
 }
 
 /// A new entry.

@@ -19,13 +19,13 @@ pub mod entry;
 
 use self::change::{Advance, CountOverflow, Enter, ReadMasquerade, Remove, Search, SettleMasquerade, entered};
 pub use self::change::{Change, RENEW_TICKS};
-pub use self::entry::{By, FlowKey, Found, Lookup, Meta, NewFlow, new_flow};
-use crate::addr::{Address, Endpoint};
+pub use self::entry::{By, Displaced, FlowKey, Found, Lookup, Meta, NewFlow, new_flow};
+use crate::addr::{Address, Be16, Endpoint};
 use crate::config::Config;
 use crate::conntrack::{self, Direction};
 use crate::env::{Env, Peek, Place, Tables, Tick};
 use crate::hash;
-use crate::schema::Way;
+use crate::schema::{MasqueradeKey, Way};
 use crate::verdict::Counter;
 
 /// Home bucket and SPILL bucket of a client.
@@ -119,7 +119,7 @@ pub fn insert<A: Address, E: Env + Tables<A>>(env: &E, new: &mut NewFlow<A>, ove
             count_overflow::<A, E>(env, home, placed);
         }
         if result == entered::DISPLACED {
-            let (client, protocol) = new.displaced;
+            let FlowKey { client, protocol, .. } = new.displaced.key;
             count_overflow::<A, E>(env, places(config, client, protocol).0, false);
         }
     }
@@ -129,6 +129,31 @@ pub fn insert<A: Address, E: Env + Tables<A>>(env: &E, new: &mut NewFlow<A>, ove
         entered::EXISTING => Inserted::Existing,
         entered::CONFLICT => Inserted::Conflict,
         _ => Inserted::Full,
+    }
+}
+
+/// Takes back the masquerade port of a flow whose way was taken over. So MASQUERADE never holds more than there are
+/// ways, though nothing sweeps it.
+#[inline(never)]
+fn release<A: Address, T: Tables<A>>(tables: &T, displaced: &Displaced<A>) {
+    let Displaced { key, ours } = displaced;
+    if ours.port == Be16::ZERO {
+        return;
+    }
+    let entry = MasqueradeKey {
+        ours: ours.address,
+        remote: key.other.address,
+        our_port: ours.port,
+        remote_port: key.other.port,
+        protocol: key.protocol,
+        zero: [0; 3],
+    };
+    // It may serve another client by now.
+    if let Some(holder) = tables.masquerade(&entry)
+        && holder.client == key.client.address
+        && holder.client_port == key.client.port
+    {
+        tables.remove_masquerade(&entry);
     }
 }
 
@@ -142,7 +167,9 @@ pub fn enter<A: Address, E: Env + Tables<A>>(
     over: bool,
 ) -> Inserted {
     new.from_spill = Peek(lookup.found.index).is_found() && lookup.found.place.spill;
+    new.displaced.ours.port = Be16::ZERO;
     let inserted = env.insert(new, over);
+    release(env, &new.displaced);
     if !new.in_spill {
         return inserted;
     }

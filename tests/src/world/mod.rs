@@ -31,6 +31,8 @@ pub enum Port {
     BridgePort,
     /// The bridge itself.
     Bridge,
+    /// Leads out of the node, but neither it nor the node has an address.
+    Unnumbered,
 }
 
 /// The node's addresses in packet tests.
@@ -47,6 +49,9 @@ pub const SECOND: u32 = 15;
 impl Port {
     /// The device's record.
     pub fn record(self) -> Device {
+        if self == Self::Unnumbered {
+            return Device { role: role::NODE, ..Device::default() };
+        }
         Device {
             role: if self == Self::Uplink { role::NODE } else { role::POD },
             lift: if self == Self::BridgePort { BRIDGE_MAC } else { [0; 6] },
@@ -59,7 +64,7 @@ impl Port {
     /// The attachment and the name of the program at ingress.
     pub const fn ingress(self) -> (Attachment, &'static str) {
         match self {
-            Self::Uplink | Self::Pod => (Attachment::ETHERNET, "ingress"),
+            Self::Uplink | Self::Pod | Self::Unnumbered => (Attachment::ETHERNET, "ingress"),
             Self::BridgePort => (Attachment::BRIDGE_PORT, "ingress_port"),
             Self::Bridge => (Attachment::STACKED, "ingress_stacked"),
         }
@@ -76,7 +81,7 @@ pub const SIZES: Sizes = Sizes {
     backends: 256,
     flow_buckets: 64,
     spill_buckets: 8,
-    masquerade: 512,
+    masquerade: 256,
     affinity: 64,
     source_ranges: 64,
 };

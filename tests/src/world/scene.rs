@@ -68,6 +68,13 @@ impl Scene {
         number
     }
 
+    /// Writes a Service port under numbers that the caller hands out, over what was there.
+    pub fn write_at(&mut self, world: &mut World, spec: &ServiceSpec, number: u32, first: u32, generation: u16) {
+        // A fixed range of slots for each number, so that a long test does not use them up.
+        self.slots = number * 16;
+        self.write(world, spec, number, first, generation);
+    }
+
     /// Writes a Service port again, its endpoints under the numbers from `first` on and of this generation.
     pub fn write(&mut self, world: &mut World, spec: &ServiceSpec, number: u32, first: u32, generation: u16) {
         let is_v6 = spec.frontends.iter().map(|(frontend, _)| frontend).any(SocketAddr::is_ipv6);
