@@ -67,6 +67,12 @@ fn project_parts(service: &api::Service, without: WithoutClusterIp, problems: &m
         problems.add("BadSourceRange", message);
         ingress_ips.clear();
     }
+    let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
+    if external_local && kind == ServiceKind::LoadBalancer && spec.health_check_node_port.is_some_and(|port| port != 0)
+    {
+        let message = "healthCheckNodePort is not served yet: a load balancer that asks it sends nothing to this node";
+        problems.add("UnsupportedField", message.to_owned());
+    }
     Some(Service {
         name: name(service)?,
         kind,
@@ -76,7 +82,7 @@ fn project_parts(service: &api::Service, without: WithoutClusterIp, problems: &m
         ingress_ips,
         source_ranges: source_ranges.into_iter().filter_map(|(_, range)| range).collect(),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
-        external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+        external_local,
         affinity_seconds: affinity_seconds(spec),
         ports: ports(spec, problems),
     })
@@ -168,3 +174,6 @@ fn ports(spec: &api::ServiceSpec, problems: &mut Problems) -> Vec<ServicePort> {
     }
     ports
 }
+
+#[cfg(test)]
+mod tests;

@@ -84,7 +84,7 @@ impl Script {
             shown.clone_into(&mut self.sections[step.section].1);
             let mut text = self.head.clone();
             for (name, body) in &self.sections {
-                text += &format!("-- {name} --\n{body}");
+                text.extend(["-- ", name, " --\n", body]);
             }
             fs::write(&self.path, text).expect("a script can be written");
             return;

@@ -81,7 +81,9 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Stage<T4, T6> {
         }
         self.told = now;
         if !self.engine.model().complete() {
-            Kind::REQUIRED.into_iter().for_each(|kind| self.engine.apply(Event::Listed(kind)));
+            for kind in Kind::REQUIRED {
+                self.engine.apply(Event::Listed(kind));
+            }
         }
     }
 
