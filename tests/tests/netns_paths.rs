@@ -51,3 +51,9 @@ async fn every_path_works_over_vxlan_between_nodes() -> Result<()> {
     let mut scene = Scene::new(options, EXAMPLE).await?;
     scene.expect_good_round().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_path_works_with_tcx_links_alone() -> Result<()> {
+    every_path(PodNetwork::Routed, Offload::Off, "tcx").await?;
+    every_path(PodNetwork::Bridged, Offload::Off, "tcx").await
+}
