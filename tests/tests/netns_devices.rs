@@ -104,7 +104,7 @@ impl Told {
                 HostEvent::Device { event, failure, .. } => {
                     self.failures.extend(failure);
                     match event {
-                        DeviceEvent::Present(device) => {
+                        DeviceEvent::Present(device) | DeviceEvent::Disturbed(device) => {
                             self.devices.insert(device.name.clone(), device);
                         }
                         DeviceEvent::Gone { name, .. } => drop(self.devices.remove(&name)),
@@ -638,6 +638,23 @@ fn a_device_that_is_excluded_loses_its_hooks() {
             clean_up(folder).expect("clean up");
         });
     }
+}
+
+#[test]
+fn filters_that_somebody_removes_are_hung_in_again() {
+    let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let stage = Stage::new();
+    stage.run(|folder| {
+        let mut agent = Hooker::start(Mode::Clsact, folder, &OLD, &Records::default());
+        agent.until_hooked(&ALL);
+        for removal in ["qdisc del dev pod1 clsact", "filter del dev pod1 egress"] {
+            tc(&stage.netns, removal);
+            wait(removal, || (filters(&stage.netns, "pod1") == ["svclb:ingress", "svclb:egress"]).then_some(()));
+        }
+        assert_eq!(agent.told.failures, NOTHING);
+        drop(agent);
+        assert_eq!(clean_up(folder).expect("clean up").filters.len(), 4);
+    });
 }
 
 #[test]

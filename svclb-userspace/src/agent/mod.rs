@@ -231,7 +231,7 @@ impl Agent {
             }
             HostEvent::Device { event, took, failure } => {
                 let hooked = match event {
-                    DeviceEvent::Present(device) => {
+                    DeviceEvent::Present(device) | DeviceEvent::Disturbed(device) => {
                         let hooked = failure.is_none() && matches!(device.attachment, Attachment::Hooked(_));
                         (device.index, hooked)
                     }

@@ -258,8 +258,11 @@ impl<T: DeviceTable> Attacher<T> {
         let mut outcomes = Vec::with_capacity(events.len());
         let mut quick = Vec::new();
         for (at, event) in events.iter().enumerate() {
+            if let DeviceEvent::Disturbed(device) = event {
+                self.distrust(device);
+            }
             outcomes.push(match event {
-                DeviceEvent::Present(device) => match &device.attachment {
+                DeviceEvent::Present(device) | DeviceEvent::Disturbed(device) => match &device.attachment {
                     Attachment::Hooked(hooks) => self.hook(device, hooks).map(|task| {
                         quick.extend(task.map(|task| (at, task)));
                     }),
@@ -277,6 +280,19 @@ impl<T: DeviceTable> Attacher<T> {
             outcomes[at] = outcome;
         }
         outcomes
+    }
+
+    /// Somebody was at the filters of a device: what hangs in clsact must be hung in again. Links are out of
+    /// reach, and when they have been made, it was us.
+    fn distrust(&mut self, device: &Device) {
+        if self.linker.as_ref().is_some_and(|linker| linker.is_linked(device.index)) {
+            return;
+        }
+        if let Some(hooked) = self.hooked.get_mut(&device.index)
+            && hooked.programs.take().is_some()
+        {
+            warn!(device = device.name, "somebody removed filters from clsact; hanging ours in again");
+        }
     }
 
     /// Writes the record of a device and attaches its programs, unless clsact must do that: then it gives

@@ -29,6 +29,8 @@ pub enum Change {
     Route(DefaultRoute),
     /// A default route is gone.
     RouteGone(DefaultRoute),
+    /// The clsact of a device lost a filter or is gone; the device's index.
+    FilterGone(u32),
 }
 
 /// What one message of a datagram is.
@@ -51,6 +53,8 @@ const NEW_ADDRESS: u16 = 20;
 const DELETE_ADDRESS: u16 = 21;
 const NEW_ROUTE: u16 = 24;
 const DELETE_ROUTE: u16 = 25;
+const DELETE_QDISC: u16 = 37;
+const DELETE_FILTER: u16 = 45;
 
 /// Splits a datagram into its messages. A tail that is no message is left out.
 pub(super) fn messages(datagram: &[u8]) -> impl Iterator<Item = Message> {
@@ -76,6 +80,7 @@ fn message(kind: u16, flags: u16, payload: &[u8]) -> Message {
         DELETE_ADDRESS => changes(address(payload).map(|(index, address)| Change::AddressGone(index, address))),
         NEW_ROUTE => changes(default_routes(payload).into_iter().map(Change::Route)),
         DELETE_ROUTE => changes(default_routes(payload).into_iter().map(Change::RouteGone)),
+        DELETE_QDISC | DELETE_FILTER => changes(clsact(payload).map(Change::FilterGone)),
         _ => Message::Changes(Vec::new()),
     }
 }
@@ -201,6 +206,13 @@ fn next_hop_devices(mut list: &[u8]) -> Vec<u32> {
         list = list.get(step..).unwrap_or_default();
     }
     devices
+}
+
+/// `struct tcmsg`: the device, if it is about clsact, which has a number of its own as parent.
+fn clsact(payload: &[u8]) -> Option<u32> {
+    const CLSACT: u32 = 0xffff;
+    let (index, parent) = (word(payload, 4)?, word(payload, 12)?);
+    (parent >> 16 == CLSACT).then_some(index)
 }
 
 fn attributes(bytes: &[u8]) -> impl Iterator<Item = NlaBuffer<&[u8]>> {

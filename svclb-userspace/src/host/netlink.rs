@@ -23,8 +23,8 @@ use super::{
     topology::Topology,
 };
 
-/// Link, IPv4 and IPv6 address, IPv4 and IPv6 route: bits of the `RTNLGRP_` numbers.
-const GROUPS: u32 = (1 << 0) | (1 << 4) | (1 << 8) | (1 << 6) | (1 << 10);
+/// Link, traffic control, IPv4 and IPv6 address, IPv4 and IPv6 route: bits of the `RTNLGRP_` numbers.
+const GROUPS: u32 = (1 << 0) | (1 << 3) | (1 << 4) | (1 << 8) | (1 << 6) | (1 << 10);
 
 /// Room for what the kernel tells while we are busy: some 3,000 devices at once.
 const RECEIVE_BUFFER: usize = 8 << 20;

@@ -64,6 +64,8 @@ impl Topology {
             Change::RouteGone(route) => {
                 self.routes.remove(&route);
             }
+            // Hooks are no matter of topology.
+            Change::FilterGone(_) => {}
         }
     }
 

@@ -59,6 +59,8 @@ pub enum DeviceEvent {
         /// Name that it had.
         name: String,
     },
+    /// Somebody took a filter from its clsact, or clsact itself: its hooks may be lost.
+    Disturbed(Device),
     /// All devices that existed at the start have been told.
     AllTold,
 }
@@ -240,7 +242,7 @@ where
     /// Takes changes in and decides at once about the devices that they name.
     fn take(&mut self, changes: Vec<Change>) {
         let seen = Instant::now();
-        let (mut named, mut events) = (BTreeSet::new(), Vec::new());
+        let (mut named, mut disturbed, mut events) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
         for change in changes {
             match &change {
                 Change::Link(link) => {
@@ -248,10 +250,15 @@ where
                 }
                 // There may be another device under this index afterwards, without the hooks of this one.
                 Change::LinkGone(index) => events.extend(self.forget(*index)),
+                Change::FilterGone(index) => {
+                    disturbed.insert(*index);
+                }
                 Change::Address(..) | Change::AddressGone(..) | Change::Route(_) | Change::RouteGone(_) => {}
             }
             self.topology.apply(change);
         }
+        let before = disturbed.iter().filter_map(|index| self.told.get(index).cloned().map(DeviceEvent::Disturbed));
+        events.extend(before.collect::<Vec<_>>());
         events.extend(named.into_iter().filter_map(|index| self.due(index)));
         self.call(events, seen);
         let since = *self.unsettled_since.get_or_insert(seen);
@@ -320,16 +327,21 @@ where
         for (event, outcome) in events.into_iter().zip(outcomes) {
             let failure = outcome.err().map(|error| error.to_string());
             match &event {
-                DeviceEvent::Present(device) if failure.is_some() => {
+                DeviceEvent::Present(device) | DeviceEvent::Disturbed(device) if failure.is_some() => {
                     self.failed.insert(device.index);
                 }
-                DeviceEvent::Present(Device { index, .. }) | DeviceEvent::Gone { index, .. } => {
+                DeviceEvent::Present(Device { index, .. })
+                | DeviceEvent::Disturbed(Device { index, .. })
+                | DeviceEvent::Gone { index, .. } => {
                     self.failed.remove(index);
                 }
                 DeviceEvent::AllTold => {}
             }
             log(&event, failure.as_deref());
-            self.tell(HostEvent::Device { event, took, failure });
+            // Mostly it was the attacher itself, and nothing is to be done.
+            if failure.is_some() || !matches!(event, DeviceEvent::Disturbed(_)) {
+                self.tell(HostEvent::Device { event, took, failure });
+            }
         }
     }
 
@@ -341,9 +353,11 @@ where
 
 fn log(event: &DeviceEvent, failure: Option<&str>) {
     match (event, failure) {
-        (DeviceEvent::Present(device), Some(failure)) => warn!(device = device.name, failure, "device not hooked"),
+        (DeviceEvent::Present(device) | DeviceEvent::Disturbed(device), Some(failure)) => {
+            warn!(device = device.name, failure, "device not hooked");
+        }
         (DeviceEvent::AllTold, Some(failure)) => warn!(failure, "hooks of before not cleared up"),
-        (DeviceEvent::AllTold, None) => {}
+        (DeviceEvent::Disturbed(_) | DeviceEvent::AllTold, None) => {}
         (DeviceEvent::Gone { name, .. }, Some(failure)) => warn!(device = name, failure, "device not forgotten"),
         (DeviceEvent::Gone { name, .. }, None) => info!(device = name, "device is gone"),
         (DeviceEvent::Present(device), None) => match &device.attachment {
