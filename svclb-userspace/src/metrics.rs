@@ -37,6 +37,8 @@ pub struct ProblemLabels {
 pub struct Metrics {
     /// Time that synchronizations took, in seconds.
     pub sync_seconds: Histogram,
+    /// Time from a change of endpoints, as its slice tells it, to the tables, in seconds.
+    pub programming_seconds: Histogram,
     /// Writes to tables.
     pub writes: Counter,
     /// Writes that failed, and Service ports for which there was no room.
@@ -67,6 +69,7 @@ impl Metrics {
     pub fn register(counters: impl CounterSource) -> (Self, Arc<Registry>) {
         let metrics = Self {
             sync_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
+            programming_seconds: Histogram::new(programming_buckets()),
             writes: Counter::default(),
             failures: Family::default(),
             services: Gauge::default(),
@@ -82,6 +85,11 @@ impl Metrics {
         let mut registry = Registry::with_prefix("svclb");
         let all = metrics.clone();
         registry.register("sync_duration_seconds", "Time that synchronizations took", all.sync_seconds);
+        registry.register(
+            "network_programming_duration_seconds",
+            "Time from a change of endpoints to the tables",
+            all.programming_seconds,
+        );
         registry.register("table_writes", "Writes to tables", all.writes);
         registry.register("table_failures", "Writes that failed and ports without room", all.failures);
         registry.register("services", "Services known", all.services);
@@ -96,6 +104,12 @@ impl Metrics {
         registry.register_collector(Box::new(PacketCounters(counters)));
         (metrics, Arc::new(registry))
     }
+}
+
+/// kube-proxy's buckets: seconds to a minute, then coarser to five minutes.
+fn programming_buckets() -> impl Iterator<Item = f64> {
+    let steps = |from: u32, to: u32, by: usize| (from..=to).step_by(by).map(f64::from);
+    std::iter::once(0.25).chain(steps(1, 59, 1)).chain(steps(60, 115, 5)).chain(steps(120, 300, 30))
 }
 
 /// Something that has the datapath's counters.

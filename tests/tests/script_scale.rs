@@ -59,6 +59,7 @@ fn slice(index: u32, third: IpAddr) -> Event {
         service: ServiceName::new("default", &format!("service-{index}")),
         family: Family::V4,
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
+        changed: None,
         endpoints: [ip(10, 200, index), ip(10, 201, index), third].map(endpoint).into(),
     }))
 }

@@ -3,13 +3,14 @@
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::Config;
 
 use crate::desired::{Place, node_ports, services};
+use crate::model::store::Changes;
 use crate::model::{Event, Family, FamilyAddress, Kind, Model, PortKey, ServiceName};
 use crate::plan::Planner;
 use crate::tables::{self, Failure, TableError, Tables};
@@ -46,6 +47,8 @@ pub struct SyncReport {
     pub writes: usize,
     /// What failed, by family. It is tried again with the next synchronization.
     pub failures: Vec<(Family, Option<PortKey>, Failure)>,
+    /// When the changes happened that are now written, see [`crate::model::store::Changes::times`].
+    pub change_times: Vec<SystemTime>,
     /// Ports that want a frontend of another Service, and that Service's port.
     pub rivals: Vec<(PortKey, PortKey)>,
 }
@@ -95,7 +98,8 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
         let place = self.place();
         self.all_changed |= place != self.place;
         self.place = place;
-        let mut names = self.model.take_changes().services;
+        let Changes { services: mut names, node: _, times } = self.model.take_changes();
+        report.change_times = times;
         if std::mem::take(&mut self.all_changed) {
             names.extend(self.model.service_names().cloned());
         }

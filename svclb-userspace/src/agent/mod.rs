@@ -280,6 +280,7 @@ impl Agent {
             );
         }
         self.note_state(&report);
+        self.note_latency(&report);
         self.report_rivals(&report);
         let broken = |family| {
             let of_family = report.failures.iter().filter(move |(own, _, _)| *own == family);
@@ -321,6 +322,18 @@ impl Agent {
         }
         let eligible = self.engine.model().node().map_or(!self.needs_node, |node| !node.leaving);
         self.health.set_node_eligible(eligible);
+    }
+
+    /// Time from a change of endpoints to its tables. With a failure nobody knows which are written.
+    fn note_latency(&self, report: &SyncReport) {
+        if report.failures.is_empty() {
+            for time in &report.change_times {
+                // A clock ahead of this node's gives no time that could be counted.
+                if let Ok(latency) = time.elapsed() {
+                    self.metrics.programming_seconds.observe(latency.as_secs_f64());
+                }
+            }
+        }
     }
 
     fn report_rivals(&self, report: &SyncReport) {

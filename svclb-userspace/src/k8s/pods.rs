@@ -82,6 +82,7 @@ impl Selection {
             family,
             ports: ports.into_iter().map(|(name, protocol, port)| SlicePort { name, protocol, port }).collect(),
             endpoints,
+            changed: None,
         };
         groups.into_iter().enumerate().map(slice).collect()
     }

@@ -1,9 +1,11 @@
 //! `EndpointSlices`: which count, and what of them.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use k8s_openapi::api::discovery::v1 as api;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::jiff::Timestamp;
 
 use super::address::parse_address;
 use super::{Problems, object};
@@ -14,6 +16,9 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 
 /// Label that hides a slice: its Service has no cluster IP.
 pub const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+
+/// Annotation with the time of the change that led to a slice's state.
+pub const CHANGED_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 
 /// The name of a slice; none for an object without one.
 pub fn name(metadata: &ObjectMeta) -> Option<SliceName> {
@@ -50,7 +55,14 @@ fn project_parts(slice: &api::EndpointSlice, problems: &mut Problems) -> Option<
         family,
         ports: slice.ports.iter().flatten().filter_map(|port| slice_port(port, problems)).collect(),
         endpoints: slice.endpoints.iter().flatten().filter_map(|own| endpoint(own, problems)).collect(),
+        changed: changed(&slice.metadata),
     })
+}
+
+/// The annotation is for measuring only: one that cannot be read is no problem.
+fn changed(metadata: &ObjectMeta) -> Option<SystemTime> {
+    let text = metadata.annotations.as_ref()?.get(CHANGED_ANNOTATION)?;
+    text.parse::<Timestamp>().ok().map(SystemTime::from)
 }
 
 /// Ports without a name or number stand for "all ports", which no Service port can use.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::{Family, Protocol, ServiceName};
 
@@ -64,4 +65,6 @@ pub struct Slice {
     pub ports: Vec<SlicePort>,
     /// Endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// When the change happened that led to this state, if whoever made the slice says so.
+    pub changed: Option<SystemTime>,
 }

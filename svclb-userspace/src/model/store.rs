@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::{Event, Kind, Node, Service, ServiceName, Slice, SliceName};
 
@@ -17,6 +18,7 @@ pub struct Model {
     listed: BTreeSet<Kind>,
     relist: Relist,
     changed: BTreeSet<ServiceName>,
+    change_times: Vec<SystemTime>,
     node_changed: bool,
 }
 
@@ -35,6 +37,9 @@ pub struct Changes {
     pub services: BTreeSet<ServiceName>,
     /// The own Node changed: all Services may differ.
     pub node: bool,
+    /// When the changes of endpoints happened, as far as the slices say so. Those of first lists are left
+    /// out: nobody waited for them.
+    pub times: Vec<SystemTime>,
 }
 
 impl Model {
@@ -68,7 +73,11 @@ impl Model {
 
     /// What changed since the last call.
     pub fn take_changes(&mut self) -> Changes {
-        Changes { services: std::mem::take(&mut self.changed), node: std::mem::take(&mut self.node_changed) }
+        Changes {
+            services: std::mem::take(&mut self.changed),
+            node: std::mem::take(&mut self.node_changed),
+            times: std::mem::take(&mut self.change_times),
+        }
     }
 
     /// A Service.
@@ -149,6 +158,7 @@ impl Model {
             self.slice_deleted(&slice.name);
         }
         let owner = slice.service.clone();
+        let changed = slice.changed.filter(|_| self.listed.contains(&Kind::Slice));
         let slices = self.slices.entry(owner.clone()).or_insert_with(|| Vec::with_capacity(1));
         match slices.binary_search_by(|own| own.name.cmp(&slice.name)) {
             Ok(place) if slices[place] == slice => return,
@@ -159,6 +169,7 @@ impl Model {
             }
         }
         self.changed.insert(owner);
+        self.change_times.extend(changed);
     }
 
     fn slice_deleted(&mut self, name: &SliceName) {

@@ -33,7 +33,9 @@ where
     interest_backends: Array<MapData, Pod<u64>>,
     frontends: HashMap<MapData, Pod<ServiceKey<A>>, Pod<ServiceRef>>,
     services: Array<MapData, Pod<Service>>,
-    slots: Array<MapData, Pod<BackendRef>>,
+    /// Not typed, as a list is written with one call.
+    slots: MapData,
+    slot_entries: u32,
     backends: Array<MapData, Pod<Backend<A>>>,
     source_ranges: LpmTrie<MapData, Pod<RangeData<A>>, Pod<u32>>,
     /// Where the maps are pinned: arrays are read from there, thousands of entries in one call.
@@ -49,12 +51,15 @@ where
     /// Takes the maps of this family out of an object that was loaded with pins in this folder.
     pub fn take(object: &mut Object, pins: &Path) -> Result<Self, LoadError> {
         let name = |name: &str| format!("{name}{}", A::FAMILY.suffix());
+        let failed = |source| LoadError::Map { name: name("SLOTS"), source };
+        let slots = MapData::from_pin(pins.join(name("SLOTS"))).map_err(failed)?;
         Ok(Self {
             interest_frontends: object.take_array(&name("INTEREST_FRONTENDS"))?,
             interest_backends: object.take_array(&name("INTEREST_BACKENDS"))?,
             frontends: object.take_hash(&name("SERVICES"))?,
             services: object.take_array(&name("SERVICE"))?,
-            slots: object.take_array(&name("SLOTS"))?,
+            slot_entries: slots.info().map_err(failed)?.max_entries(),
+            slots,
             backends: object.take_array(&name("BACKENDS"))?,
             source_ranges: object.take_map(&name("SOURCE_RANGES"))?,
             pins: pins.to_owned(),
@@ -119,10 +124,9 @@ where
     }
 
     fn write_slots(&mut self, first: u32, list: &[BackendRef]) -> Result<(), TableError> {
-        for (slot, backend) in (first..).zip(list) {
-            self.slots.set(slot, Pod(*backend), 0).map_err(failed::<A>("write", "SLOTS", slot))?;
-        }
-        Ok(())
+        let slots: Vec<u32> = (first..).take(list.len()).collect();
+        sys::update_batch(self.slots.fd(), &slots, list)
+            .map_err(|(done, error)| failed::<A>("write", "SLOTS", first as usize + done)(MapError::IoError(error)))
     }
 
     fn write_service(&mut self, number: u32, value: &Service) -> Result<(), TableError> {
@@ -162,7 +166,7 @@ where
     fn limits(&self) -> Limits {
         Limits {
             services: self.services.len(),
-            slots: self.slots.len(),
+            slots: self.slot_entries,
             backends: self.backends.len(),
             interest_frontends: self.interest_frontends.len(),
             interest_backends: self.interest_backends.len(),

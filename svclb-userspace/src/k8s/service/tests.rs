@@ -6,38 +6,35 @@ use serde_json::{Value, json};
 use super::{WithoutClusterIp, project};
 use crate::model::{Family, Service};
 
-fn projected(spec: Value) -> (Option<Service>, Vec<&'static str>) {
+fn projected(spec: &Value) -> (Option<Service>, Vec<&'static str>) {
     let object = json!({"metadata": {"name": "web"}, "spec": spec});
     let object: api::Service = serde_json::from_value(object).expect("a Service");
     let (service, problems) = project(&object, WithoutClusterIp::Ignored);
     (service, problems.into_iter().map(|problem| problem.reason).collect())
 }
 
-fn cluster_ips(spec: Value) -> Vec<Option<String>> {
+/// The cluster IPs of both families, `-` for none.
+fn cluster_ips(spec: &Value) -> [String; 2] {
     let service = projected(spec).0.expect("something to serve");
-    Family::ALL.map(|family| service.cluster_ip(family).map(|ip| ip.to_string())).into()
-}
-
-fn some(text: &str) -> Option<String> {
-    Some(text.to_owned())
+    Family::ALL.map(|family| service.cluster_ip(family).map_or("-".to_owned(), |ip| ip.to_string()))
 }
 
 #[test]
 fn each_family_has_the_cluster_ip_at_its_place_in_ip_families() {
     let both =
         |families: [&str; 2], ips: [&str; 2]| json!({"clusterIP": ips[0], "clusterIPs": ips, "ipFamilies": families});
-    let expected = vec![some("10.0.0.1"), some("fd00::1")];
-    assert_eq!(cluster_ips(both(["IPv4", "IPv6"], ["10.0.0.1", "fd00::1"])), expected);
-    assert_eq!(cluster_ips(both(["IPv6", "IPv4"], ["fd00::1", "10.0.0.1"])), expected);
-    assert_eq!(cluster_ips(json!({"clusterIP": "10.0.0.1"})), vec![some("10.0.0.1"), None]);
+    let expected = ["10.0.0.1", "fd00::1"];
+    assert_eq!(cluster_ips(&both(["IPv4", "IPv6"], ["10.0.0.1", "fd00::1"])), expected);
+    assert_eq!(cluster_ips(&both(["IPv6", "IPv4"], ["fd00::1", "10.0.0.1"])), expected);
+    assert_eq!(cluster_ips(&json!({"clusterIP": "10.0.0.1"})), ["10.0.0.1", "-"]);
     let single = json!({"clusterIP": "fd00::1", "clusterIPs": ["fd00::1"], "ipFamilies": ["IPv6"]});
-    assert_eq!(cluster_ips(single), vec![None, some("fd00::1")]);
+    assert_eq!(cluster_ips(&single), ["-", "fd00::1"]);
 }
 
 #[test]
 fn a_service_without_cluster_ip_counts_only_in_files() {
     let spec = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}], "ipFamilies": ["IPv4"]});
-    assert_eq!(projected(spec.clone()).0, None);
+    assert_eq!(projected(&spec).0, None);
     let object = json!({"metadata": {"name": "web"}, "spec": spec});
     let object: api::Service = serde_json::from_value(object).expect("a Service");
     let service = project(&object, WithoutClusterIp::Served).0.expect("node ports to serve");
@@ -68,7 +65,7 @@ fn parts_that_are_bad_are_left_out_and_named() {
         {"name": "sctp", "port": 83, "protocol": "SCTP"},
     ]);
     let (service, problems) =
-        projected(json!({"clusterIP": "10.0.0.1", "ports": ports, "externalIPs": ["203.0.113.1", "x"]}));
+        projected(&json!({"clusterIP": "10.0.0.1", "ports": ports, "externalIPs": ["203.0.113.1", "x"]}));
     let service = service.expect("the good parts are served");
     let names: Vec<&str> = service.ports.iter().map(|port| &*port.name).collect();
     assert_eq!(names, ["good", "sctp"]);
@@ -83,5 +80,5 @@ fn what_is_not_served_yet_is_named() {
         "type": "LoadBalancer", "clusterIP": "10.0.0.1",
         "externalTrafficPolicy": "Local", "healthCheckNodePort": 31_000,
     });
-    assert_eq!(projected(spec).1, ["UnsupportedField"]);
+    assert_eq!(projected(&spec).1, ["UnsupportedField"]);
 }

@@ -29,6 +29,7 @@ fn slice(name: &str, service: &str) -> Arc<Slice> {
         family: Family::V4,
         ports: vec![],
         endpoints: vec![],
+        changed: None,
     })
 }
 
