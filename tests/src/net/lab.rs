@@ -10,7 +10,8 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{
     address::{self, Pair, on_node_network, outside, pod_prefixes},
@@ -79,6 +80,7 @@ pub struct Lab {
 impl Lab {
     /// Builds the topology. Needs root, iproute2, and ethtool when offload is off.
     pub fn new(options: LabOptions) -> Result<Self> {
+        allow_many_files()?;
         let router = Netns::new("router")?;
         router.sysctls(QUICK_IPV6)?;
         router.sysctls(STRICT_ROUTER)?;
@@ -162,6 +164,12 @@ impl Lab {
     pub fn options(&self) -> LabOptions {
         self.options
     }
+}
+
+/// Lets this process open as many files as it may: every connection has both its ends here.
+fn allow_many_files() -> Result<()> {
+    let (_soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise the limit of open files")
 }
 
 /// Where a host is wired to the router.

@@ -52,6 +52,10 @@ pub struct LoadReport {
     latencies: Vec<Duration>,
 }
 
+/// Requests under way at the same time. A machine that cannot keep the pace gets fewer requests, and the
+/// account shows how many there were.
+const AT_ONCE: u64 = 64;
+
 /// How many failures are kept in words.
 const WORDS: usize = 20;
 
@@ -182,7 +186,8 @@ async fn run(client: Client, to: SocketAddr, plan: LoadPlan, shared: Shared) {
     while !shared.stopped() {
         tick.tick().await;
         let due = shared.since.elapsed().as_micros() as u64 * u64::from(plan.new_per_second) / 1_000_000;
-        for _ in started..due {
+        let room = AT_ONCE.saturating_sub(tasks.len() as u64);
+        for _ in started..due.min(started + room) {
             shared.note(|report| report.started += 1);
             let (client, shared) = (client.clone(), shared.clone());
             tasks.spawn(async move { shared.once(&client.http(to).await) });

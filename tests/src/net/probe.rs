@@ -107,6 +107,12 @@ impl Client {
         Self { netns: netns.clone(), deadline }
     }
 
+    /// The same client with another deadline.
+    #[must_use]
+    pub fn patient(self, deadline: Duration) -> Self {
+        Self { deadline, ..self }
+    }
+
     /// One HTTP request over a connection of its own.
     pub async fn http(&self, to: SocketAddr) -> Outcome {
         let start = Instant::now();
