@@ -7,6 +7,7 @@
 pub mod agent;
 pub mod bpf;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod desired;
 pub mod health;

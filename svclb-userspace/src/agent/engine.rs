@@ -12,7 +12,7 @@ use svclb_common::config::Config;
 use crate::desired::{Place, node_ports, services};
 use crate::model::store::Changes;
 use crate::model::{Event, Family, FamilyAddress, Kind, Model, PortKey, ServiceName};
-use crate::plan::Planner;
+use crate::plan::{Content, Planner};
 use crate::tables::{self, Failure, TableError, Tables};
 
 /// What an operator says about this node.
@@ -87,6 +87,11 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
     /// What is known.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// What the tables hold.
+    pub fn contents(&self) -> (&Content<Addr4>, &Content<Addr6>) {
+        (self.v4.planner.content(), self.v6.planner.content())
     }
 
     /// Computes what changed and writes it. Nothing is done before all required lists are complete.

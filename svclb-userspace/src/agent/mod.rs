@@ -9,6 +9,7 @@ pub mod devices;
 pub mod engine;
 pub mod lock;
 mod servers;
+pub mod sweep;
 
 use std::collections::BTreeSet;
 use std::io::Write as _;
@@ -27,6 +28,7 @@ use tracing::{debug, error, info, warn};
 use crate::bpf::attach::Attacher;
 use crate::bpf::load::{self, Object};
 use crate::bpf::probe::Probe;
+use crate::clock::jiffies_per_second;
 use crate::config::AgentOptions;
 use crate::desired::datapath_config::{self, Identity};
 use crate::health::Health;
@@ -38,6 +40,7 @@ use crate::tables::bpf::{BpfConfig, BpfTables};
 use crate::tables::{ConfigTable as _, Failure, switch_halves};
 use devices::{DeviceMap, PacketCounters};
 use engine::{Engine, NodeSettings, SyncReport};
+use sweep::Sweep;
 
 /// How often everything is computed anew and compared with the kernel's maps.
 const CHECK: Duration = Duration::from_mins(5);
@@ -93,6 +96,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let engine = Engine::new(settings, &config, v4, v6)?;
     let (metrics, registry) = Metrics::register(PacketCounters::take(&mut object)?);
 
+    let sweep = Sweep::take(&mut object)?;
     let devices = DeviceMap::take(&mut object)?;
     let mut attacher = Attacher::new(options.attach, &options.bpffs, &mut object, devices)?;
     let host_options =
@@ -107,6 +111,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     info!(node = node_name, version = env!("CARGO_PKG_VERSION"), adopted = before.layout != 0, "svclb agent runs");
     let agent = Agent {
         engine,
+        sweep,
         config,
         config_table,
         health,
@@ -155,6 +160,7 @@ impl Source {
 
 struct Agent {
     engine: Engine<BpfTables<Addr4>, BpfTables<Addr6>>,
+    sweep: Sweep,
     config: Config,
     config_table: BpfConfig,
     health: Health,
@@ -366,6 +372,11 @@ impl Agent {
 
     fn check(&mut self) {
         self.engine.recompute();
+        let (v4, v6) = self.engine.contents();
+        match self.sweep.run(v4, v6) {
+            Ok(removed) => debug!(removed, "affinity entries past their timeout removed"),
+            Err(error) => warn!(error = format!("{error:#}"), "affinity entries past their timeout stay for now"),
+        }
         match self.engine.check_drift() {
             Ok(differing) => {
                 for family in differing {
@@ -399,14 +410,6 @@ fn label(family: Family) -> FamilyLabel {
 fn machine_memory() -> Result<u64> {
     let info = nix::sys::sysinfo::sysinfo()?;
     Ok(info.ram_total())
-}
-
-/// The kernel's jiffies in a second: the coarse clock moves once a jiffy.
-fn jiffies_per_second() -> Result<u64> {
-    let resolution = nix::time::clock_getres(nix::time::ClockId::CLOCK_MONOTONIC_COARSE)
-        .context("read the resolution of the kernel's coarse clock")?;
-    let nanoseconds = u64::try_from(resolution.tv_nsec()).unwrap_or(0).max(1);
-    Ok(1_000_000_000 / nanoseconds)
 }
 
 fn identity() -> Result<Identity> {

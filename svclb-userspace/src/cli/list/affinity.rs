@@ -7,8 +7,9 @@ use aya::maps::{HashMap, MapData};
 use serde::Serialize;
 use svclb_common::schema::{Affinity, AffinityKey, Backend, Plain, ServiceKey};
 
-use super::{Clock, Row, endpoint};
+use super::{Row, endpoint};
 use crate::bpf::pod::Pod;
+use crate::clock::Clock;
 use crate::model::FamilyAddress;
 use crate::tables::TableError;
 use crate::tables::bpf::{pinned, read_pinned};

@@ -3,10 +3,12 @@
 use std::path::Path;
 
 use serde::Serialize;
+use svclb_common::config::Config;
 use svclb_common::conntrack::State;
 use svclb_common::schema::{Bucket, Details, Plain};
 
-use super::{Clock, Row, endpoint, protocol};
+use super::{Row, endpoint, protocol};
+use crate::clock::Clock;
 use crate::model::FamilyAddress;
 use crate::tables::TableError;
 use crate::tables::bpf::pinned_array;
@@ -46,7 +48,7 @@ impl Row for FlowRow {
     }
 }
 
-pub(super) fn rows<A: FamilyAddress>(pins: &Path, clock: &Clock) -> Result<Vec<FlowRow>, TableError>
+pub(super) fn rows<A: FamilyAddress>(pins: &Path, config: &Config, clock: &Clock) -> Result<Vec<FlowRow>, TableError>
 where
     Bucket<A>: Plain,
     Details<A>: Plain,
@@ -61,7 +63,7 @@ where
             for (way, detail) in bucket.body.ways.iter().zip(&details.ways) {
                 let meta = way.meta();
                 let idle = clock.ticks_since(way.seen);
-                if way.meta == 0 || idle > clock.config.timeout(meta.state()) {
+                if way.meta == 0 || idle > config.timeout(meta.state()) {
                     continue;
                 }
                 let masqueraded = detail.masquerade_port.get() != 0;

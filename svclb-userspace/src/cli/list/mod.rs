@@ -8,15 +8,15 @@ mod flows;
 mod services;
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::Config;
-use svclb_common::env::TICK_SHIFT;
 
+use crate::clock::Clock;
 use crate::config::DEFAULT_BPFFS;
 use crate::tables::bpf::pinned_array;
 
@@ -88,13 +88,15 @@ pub fn run(options: &ListOptions) -> Result<()> {
             print(&rows, options.output)
         }
         What::Flows => {
-            let clock = Clock::read(pins).with_context(context)?;
-            let mut rows = flows::rows::<Addr4>(pins, &clock).with_context(context)?;
-            rows.extend(flows::rows::<Addr6>(pins, &clock).with_context(context)?);
+            let clock = Clock::read().with_context(context)?;
+            let config: Vec<Config> = pinned_array(pins, "CONFIG", false).with_context(context)?;
+            let config = config.first().context("CONFIG has no entry")?;
+            let mut rows = flows::rows::<Addr4>(pins, config, &clock).with_context(context)?;
+            rows.extend(flows::rows::<Addr6>(pins, config, &clock).with_context(context)?);
             print(&rows, options.output)
         }
         What::Affinity => {
-            let clock = Clock::read(pins).with_context(context)?;
+            let clock = Clock::read().with_context(context)?;
             let mut rows = affinity::rows::<Addr4>(pins, &clock).with_context(context)?;
             rows.extend(affinity::rows::<Addr6>(pins, &clock).with_context(context)?);
             print(&rows, options.output)
@@ -130,43 +132,6 @@ fn table<R: Row>(rows: &[R]) -> String {
         column.set_padding((0, 2));
     }
     table.lines().map(|line| line.trim_end().to_owned() + "\n").collect()
-}
-
-/// The packet path's clock, for ages.
-struct Clock {
-    config: Config,
-    now: u32,
-    ticks_per_second: f64,
-}
-
-impl Clock {
-    fn read(pins: &Path) -> Result<Self> {
-        let config = pinned_array::<Config>(pins, "CONFIG", false)?;
-        let config = config.into_iter().next().context("CONFIG has no entry")?;
-        let clock = nix::time::ClockId::CLOCK_MONOTONIC_COARSE;
-        let resolution = nix::time::clock_getres(clock)?;
-        let hz = 1_000_000_000 / u64::try_from(resolution.tv_nsec())?.max(1);
-        let now = nix::time::clock_gettime(clock)?;
-        let seconds = u64::try_from(now.tv_sec())?;
-        let jiffies = seconds * hz + u64::try_from(now.tv_nsec())? * hz / 1_000_000_000;
-        // Jiffies begin five minutes before they wrap around 32 bits.
-        let first = u64::from(u32::try_from(300 * hz)?.wrapping_neg());
-        let ticks = (first + jiffies) >> TICK_SHIFT;
-        let ticks_per_second = f64::from(u32::try_from(hz)?) / f64::from(1u32 << TICK_SHIFT);
-        Ok(Self { config, now: (ticks & u64::from(u32::MAX)).try_into()?, ticks_per_second })
-    }
-
-    /// Ticks since a moment; a moment just ahead, by the clocks' difference, is now.
-    fn ticks_since(&self, tick: u32) -> u32 {
-        let age = self.now.wrapping_sub(tick);
-        if age > u32::MAX / 2 { 0 } else { age }
-    }
-
-    /// Whole seconds in some ticks.
-    fn seconds(&self, ticks: u32) -> u64 {
-        let seconds = std::time::Duration::from_secs_f64(f64::from(ticks) / self.ticks_per_second);
-        seconds.as_secs()
-    }
 }
 
 /// An address and port as text.
