@@ -15,13 +15,9 @@ use svclb_userspace::tables::fake::FakeTables;
 /// The packet path's clock now, by the kernel's own account: jiffies begin five minutes before they wrap.
 fn ticks_now() -> u32 {
     let hz = jiffies_per_second().expect("the clock has a resolution");
-    let up: f64 = std::fs::read_to_string("/proc/uptime")
-        .expect("/proc is mounted")
-        .split(' ')
-        .next()
-        .and_then(|text| text.parse().ok())
-        .expect("seconds");
-    let jiffies = (up * hz as f64) as u64 + u64::from(((300 * hz) as u32).wrapping_neg());
+    let uptime = std::fs::read_to_string("/proc/uptime").expect("/proc is mounted");
+    let seconds: u64 = uptime.split('.').next().and_then(|text| text.parse().ok()).expect("seconds");
+    let jiffies = seconds * hz + u64::from(((300 * hz) as u32).wrapping_neg());
     (jiffies >> 4) as u32
 }
 

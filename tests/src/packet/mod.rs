@@ -13,6 +13,7 @@ pub const MAC_A: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
 pub const MAC_B: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
 
 /// TCP flags of a frame.
+#[expect(clippy::struct_excessive_bools, reason = "they are independent bits of the header")]
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Flags {
     /// SYN.
@@ -135,14 +136,26 @@ impl Frame {
     pub fn bytes(&self) -> Vec<u8> {
         let mut transport = Vec::new();
         let (source, destination) = (self.source.ip(), self.destination.ip());
-        let number = match self.tcp {
-            Some(flags) => {
-                let mut header = TcpHeader::new(self.source.port(), self.destination.port(), self.sequence, 4096);
-                header.syn = flags.syn;
-                header.ack = flags.ack;
-                header.fin = flags.fin;
-                header.rst = flags.rst;
-                header.acknowledgment_number = self.acknowledgement;
+        let number = if let Some(flags) = self.tcp {
+            let mut header = TcpHeader::new(self.source.port(), self.destination.port(), self.sequence, 4096);
+            header.syn = flags.syn;
+            header.ack = flags.ack;
+            header.fin = flags.fin;
+            header.rst = flags.rst;
+            header.acknowledgment_number = self.acknowledgement;
+            header.checksum = match (source, destination) {
+                (IpAddr::V4(a), IpAddr::V4(b)) => header.calc_checksum_ipv4_raw(a.octets(), b.octets(), &self.payload),
+                (IpAddr::V6(a), IpAddr::V6(b)) => header.calc_checksum_ipv6_raw(a.octets(), b.octets(), &self.payload),
+                _ => panic!("a packet between two families"),
+            }
+            .expect("the payload is short");
+            header.write(&mut transport).expect("a vector takes everything");
+            IpNumber::TCP
+        } else {
+            let length = self.payload.len();
+            let (from, to) = (self.source.port(), self.destination.port());
+            let mut header = UdpHeader::without_ipv4_checksum(from, to, length).expect("the payload is short");
+            if !self.without_checksum {
                 header.checksum = match (source, destination) {
                     (IpAddr::V4(a), IpAddr::V4(b)) => {
                         header.calc_checksum_ipv4_raw(a.octets(), b.octets(), &self.payload)
@@ -153,28 +166,9 @@ impl Frame {
                     _ => panic!("a packet between two families"),
                 }
                 .expect("the payload is short");
-                header.write(&mut transport).expect("a vector takes everything");
-                IpNumber::TCP
             }
-            None => {
-                let length = self.payload.len();
-                let (from, to) = (self.source.port(), self.destination.port());
-                let mut header = UdpHeader::without_ipv4_checksum(from, to, length).expect("the payload is short");
-                if !self.without_checksum {
-                    header.checksum = match (source, destination) {
-                        (IpAddr::V4(a), IpAddr::V4(b)) => {
-                            header.calc_checksum_ipv4_raw(a.octets(), b.octets(), &self.payload)
-                        }
-                        (IpAddr::V6(a), IpAddr::V6(b)) => {
-                            header.calc_checksum_ipv6_raw(a.octets(), b.octets(), &self.payload)
-                        }
-                        _ => panic!("a packet between two families"),
-                    }
-                    .expect("the payload is short");
-                }
-                header.write(&mut transport).expect("a vector takes everything");
-                IpNumber::UDP
-            }
+            header.write(&mut transport).expect("a vector takes everything");
+            IpNumber::UDP
         };
         transport.extend_from_slice(&self.payload);
         self.around(number, &transport)

@@ -26,7 +26,7 @@ const CONTEXT: usize = 192;
 const CONTEXT_DEVICE: usize = 40;
 
 /// Loaded objects that no test uses at the moment: loading one takes the verifier a second.
-static POOL: Mutex<Vec<Box<KernelEnv>>> = Mutex::new(Vec::new());
+static POOL: Mutex<Vec<KernelEnv>> = Mutex::new(Vec::new());
 
 /// The loaded programs and their maps.
 pub struct KernelEnv {
@@ -61,11 +61,11 @@ impl KernelEnv {
     ///
     /// # Panics
     /// If a map cannot be emptied.
-    pub fn take(config: &Config, sizes: Sizes) -> anyhow::Result<Box<Self>> {
+    pub fn take(config: &Config, sizes: Sizes) -> anyhow::Result<Self> {
         let idle = POOL.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut env = match idle {
             Some(env) => env,
-            None => Box::new(Self::load(sizes)?),
+            None => Self::load(sizes)?,
         };
         for clear in &mut env.clear {
             clear();
@@ -75,7 +75,7 @@ impl KernelEnv {
     }
 
     /// Hands an object back for later tests.
-    pub fn give_back(env: Box<Self>) {
+    pub fn give_back(env: Self) {
         POOL.lock().unwrap_or_else(PoisonError::into_inner).push(env);
     }
 

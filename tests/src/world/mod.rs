@@ -90,7 +90,7 @@ pub const SIZES: Sizes = Sizes {
 pub fn config() -> Config {
     let mut config: Config = zerocopy::FromZeros::new_zeroed();
     config.layout = LAYOUT;
-    config.seed = 0x5eed_0f_7e57;
+    config.seed = 0x005e_ed0f_7e57;
     config.mark = MARK;
     config.refusals = 1_000_000;
     config.ticks_per_second = SECOND;
@@ -130,6 +130,9 @@ pub const SENT_BACK: i32 = 7;
 
 impl Outcome {
     /// The packet goes on and is as it was; exactly this counter moved.
+    ///
+    /// # Panics
+    /// If anything else happened.
     #[track_caller]
     pub fn passed(&self, counter: Counter) {
         self.expect(NEXT, &[counter]);
@@ -137,12 +140,18 @@ impl Outcome {
     }
 
     /// The packet was dropped; exactly this counter moved.
+    ///
+    /// # Panics
+    /// If anything else happened.
     #[track_caller]
     pub fn dropped(&self, counter: Counter) {
         self.expect(DROPPED, &[counter]);
     }
 
     /// The packet was rewritten and goes on; exactly these counters moved. Returns what it is now.
+    ///
+    /// # Panics
+    /// If anything else happened.
     #[track_caller]
     pub fn translated(&self, counters: &[Counter]) -> packet::Seen {
         self.expect(NEXT, counters);
@@ -150,6 +159,9 @@ impl Outcome {
     }
 
     /// The packet became its own refusal; exactly this counter moved. Returns the answer.
+    ///
+    /// # Panics
+    /// If anything else happened.
     #[track_caller]
     pub fn refused(&self, counter: Counter) -> packet::Seen {
         self.expect(SENT_BACK, &[counter]);
@@ -205,14 +217,14 @@ impl World {
     /// Ends a world; an object in the kernel serves the next test.
     pub fn end(self) {
         if let Machine::Kernel(env) = self.machine {
-            KernelEnv::give_back(env);
+            KernelEnv::give_back(*env);
         }
     }
 
     /// The datapath on the host.
     pub fn host() -> Self {
         let config = config();
-        Self::around(Machine::Host(Box::new(HostEnv::new(config, &SIZES))), config)
+        Self::around(Machine::Host(Box::new(HostEnv::new(config, &SIZES))), &config)
     }
 
     /// The datapath in the kernel.
@@ -222,11 +234,11 @@ impl World {
     pub fn kernel() -> Self {
         let config = config();
         let env = KernelEnv::take(&config, SIZES).unwrap_or_else(|error| panic!("{error:#}"));
-        Self::around(Machine::Kernel(env), config)
+        Self::around(Machine::Kernel(Box::new(env)), &config)
     }
 
-    fn around(machine: Machine, config: Config) -> Self {
-        Self { machine, config, now: 1000, random: 1 }
+    const fn around(machine: Machine, config: &Config) -> Self {
+        Self { machine, config: *config, now: 1000, random: 1 }
     }
 
     /// CONFIG as it is.
