@@ -12,141 +12,45 @@
 //! A device's record in DEVICES is written before its programs are attached and removed after they are
 //! gone, so that no program runs on a device that it knows nothing of.
 
+mod cleanup;
+mod error;
+mod mode;
+mod programs;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt, io,
+    io,
     os::fd::{AsFd, OwnedFd},
     panic,
     path::Path,
-    str::FromStr,
     thread,
 };
 
-use aya::programs::{ProgramError, SchedClassifier};
 use nix::errno::Errno;
 use svclb_common::{schema, service::role};
 use tracing::{debug, warn};
 
+pub(super) use self::programs::Programs;
+pub use self::{
+    cleanup::{Removed, clean_up},
+    error::{AttachError, AttacherError},
+    mode::Mode,
+    programs::{PROGRAMS, ProgramSource},
+};
+use self::{
+    error::{clsact_failed, failed},
+    programs::pair,
+};
 use super::{
     clsact::{Clsact, ClsactError, Filter},
     pin::PinFolder,
     probe,
-    tcx::{Linker, Pair, Want, cause},
+    tcx::{Linker, Pair, Want},
 };
-use crate::host::{
-    self, Attachment, Device, DeviceEvent, Hooks, Role,
-    devices::{Egress, Ingress},
-};
-
-/// The tc programs of the kernel object that are attached to devices.
-pub const PROGRAMS: [&str; 7] =
-    ["ingress", "ingress_l3", "ingress_stacked", "ingress_stacked_l3", "ingress_port", "egress", "egress_l3"];
+use crate::host::{Attachment, Device, DeviceEvent, Hooks, Role};
 
 /// Devices that are hooked by clsact at the same time.
 const HANDS: usize = 4;
-
-const fn pair(hooks: &Hooks) -> Pair {
-    Pair {
-        ingress: match hooks.ingress {
-            Ingress::Ethernet => "ingress",
-            Ingress::BareIp => "ingress_l3",
-            Ingress::Stacked => "ingress_stacked",
-            Ingress::StackedBareIp => "ingress_stacked_l3",
-            Ingress::BridgePort => "ingress_port",
-        },
-        egress: match hooks.egress {
-            Egress::Ethernet => "egress",
-            Egress::BareIp => "egress_l3",
-        },
-    }
-}
-
-/// How programs are attached: the flag `--attach`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
-    /// The best that the kernel has, and fast.
-    #[default]
-    Auto,
-    /// TCX links only.
-    Tcx,
-    /// clsact only.
-    Clsact,
-}
-
-impl FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "tcx" => Ok(Self::Tcx),
-            "clsact" => Ok(Self::Clsact),
-            other => Err(format!("`{other}` is none of auto, tcx, clsact")),
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Auto => "auto",
-            Self::Tcx => "tcx",
-            Self::Clsact => "clsact",
-        })
-    }
-}
-
-/// A hook could not be attached or removed.
-#[derive(Debug, thiserror::Error)]
-#[error("device {device} (index {index}): {doing}: {source}{}", advice(source))]
-pub struct AttachError {
-    /// Name of the device.
-    pub device: String,
-    /// Its interface index.
-    pub index: u32,
-    /// What was tried: program, hook, way.
-    pub doing: String,
-    /// What the kernel said.
-    #[source]
-    pub source: io::Error,
-}
-
-impl AttachError {
-    /// Whether the device went away meanwhile, which is no failure.
-    pub fn device_is_gone(&self) -> bool {
-        [Errno::ENODEV, Errno::ENXIO].map(|errno| Some(errno as i32)).contains(&self.source.raw_os_error())
-    }
-}
-
-fn advice(error: &io::Error) -> &'static str {
-    match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EPERM | Errno::EACCES) => "; the agent needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN",
-        Some(Errno::ENOSPC | Errno::ENOMEM) => "; the kernel has no memory for it: raise the agent's memory limit",
-        Some(Errno::EINVAL | Errno::EOPNOTSUPP) => "; this kernel may lack it: try --attach clsact",
-        Some(Errno::EBUSY) => "; another program holds the hook exclusively: `bpftool net` names it",
-        _ => "",
-    }
-}
-
-/// The attacher could not be made.
-#[derive(Debug, thiserror::Error)]
-pub enum AttacherError {
-    /// A program is missing in the kernel object.
-    #[error("program {0} is not in the kernel object: agent and object are not of one build")]
-    NoProgram(&'static str),
-    /// A program cannot be pinned.
-    #[error("pin program {0}: {1}")]
-    Pin(&'static str, #[source] io::Error),
-    /// The folder for pins cannot be made.
-    #[error("make {0}: {1}; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)")]
-    Folder(String, #[source] io::Error),
-    /// No TCX, though asked for.
-    #[error("--attach tcx: this kernel has no TCX (that takes Linux 6.6); use --attach auto")]
-    NoTcx,
-    /// No socket or thread.
-    #[error("prepare to attach programs: {0}")]
-    Prepare(#[source] io::Error),
-}
 
 /// Where the records of devices are kept: the map DEVICES, or something in its place.
 pub trait DeviceTable: Send {
@@ -156,40 +60,6 @@ pub trait DeviceTable: Send {
     fn remove(&mut self, index: u32) -> io::Result<()>;
     /// All devices with a record.
     fn indices(&self) -> io::Result<Vec<u32>>;
-}
-
-/// A loaded kernel object.
-pub trait ProgramSource {
-    /// A loaded program of it.
-    fn classifier(&mut self, name: &str) -> Option<&mut SchedClassifier>;
-}
-
-impl ProgramSource for aya::Ebpf {
-    fn classifier(&mut self, name: &str) -> Option<&mut SchedClassifier> {
-        self.program_mut(name)?.try_into().ok()
-    }
-}
-
-/// Programs for devices: one descriptor to hang into clsact, one handle to make links of, each.
-pub(super) struct Programs {
-    descriptors: BTreeMap<&'static str, OwnedFd>,
-    pub(super) classifiers: BTreeMap<&'static str, SchedClassifier>,
-}
-
-impl Programs {
-    /// Takes [`PROGRAMS`] from a loaded object.
-    fn take(object: &mut impl ProgramSource, pins: &PinFolder) -> Result<Self, AttacherError> {
-        let mut programs = Self { descriptors: BTreeMap::new(), classifiers: BTreeMap::new() };
-        for name in PROGRAMS {
-            let program = object.classifier(name).ok_or(AttacherError::NoProgram(name))?;
-            let fail = |error: ProgramError| AttacherError::Pin(name, cause(error));
-            let classifier = pins.second_handle(name, program).map_err(fail)?;
-            let descriptor = classifier.fd().map_err(fail)?.as_fd().try_clone_to_owned();
-            programs.descriptors.insert(name, descriptor.map_err(|error| AttacherError::Pin(name, error))?);
-            programs.classifiers.insert(name, classifier);
-        }
-        Ok(programs)
-    }
 }
 
 /// Attaches programs to the devices of one network namespace.
@@ -479,45 +349,4 @@ fn record(hooks: &Hooks) -> schema::Device {
         masquerade6: hooks.masquerade6.map(Into::into).unwrap_or_default(),
         ..Default::default()
     }
-}
-
-fn failed(device: &Device, doing: &str, source: io::Error) -> AttachError {
-    AttachError { device: device.name.clone(), index: device.index, doing: doing.to_owned(), source }
-}
-
-fn clsact_failed(device: &Device, programs: Pair, error: ClsactError) -> AttachError {
-    let doing = format!("attach programs {} at ingress and {} at egress by clsact", programs.ingress, programs.egress);
-    match error {
-        ClsactError::Kernel(source) => failed(device, &doing, source),
-        ClsactError::IngressQdisc => failed(
-            device,
-            &doing,
-            io::Error::other(format!("{error}; remove it: tc qdisc delete dev {} ingress", device.name)),
-        ),
-        ClsactError::Taken(_) => failed(device, &doing, io::Error::other(error)),
-    }
-}
-
-/// What [`clean_up`] has removed.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Removed {
-    /// Devices of which links were pinned, by index.
-    pub links: Vec<u32>,
-    /// Names of devices that had clsact filters of ours.
-    pub filters: Vec<String>,
-}
-
-/// Removes all hooks of an agent that does not run any more from the devices of the calling thread's
-/// network namespace, and their pins from `folder`. Filters and qdiscs of others stay.
-pub fn clean_up(folder: &Path) -> io::Result<Removed> {
-    let pins = PinFolder::existing(folder);
-    let mut removed = Removed { links: pins.devices_with_links()?, filters: Vec::new() };
-    let clsact = Clsact::new()?;
-    for link in host::snapshot()?.links() {
-        if clsact.remove(link.index, true)? {
-            removed.filters.push(link.name.clone());
-        }
-    }
-    pins.remove_all()?;
-    Ok(removed)
 }

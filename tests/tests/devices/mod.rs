@@ -1,0 +1,5 @@
+//! Parts of `netns_devices.rs`.
+
+mod hooker;
+mod hooks;
+pub(crate) mod told;
