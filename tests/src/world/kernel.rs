@@ -1,7 +1,7 @@
 //! The datapath in the kernel: the loaded programs, run on a packet by `BPF_PROG_TEST_RUN`.
 
 use aya::maps::{Array, HashMap, IterableMap, LpmTrie, MapData, PerCpuArray};
-use aya::programs::{TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use svclb_common::addr::{Addr4, Addr6};
@@ -138,17 +138,15 @@ impl KernelEnv {
     /// # Panics
     /// If the kernel does not run it.
     pub fn run(&mut self, program: &str, packet: &[u8]) -> Ran {
-        let mut context = [0u8; CONTEXT];
-        context[CONTEXT_DEVICE..CONTEXT_DEVICE + 4].copy_from_slice(&DEVICE.to_ne_bytes());
-        let mut out = vec![0u8; packet.len() + 256];
-        let program = self.object.program(program).expect("a program of the object");
-        let mut options = TestRunOptions::new();
-        options.data_in = Some(packet);
-        options.data_out = Some(&mut out);
-        options.ctx_in = Some(&context);
-        let result = program.test_run(options).expect("the kernel runs the program");
-        out.truncate(result.data_size_out as usize);
-        Ran { action: result.return_value.cast_signed(), bytes: out }
+        run(self.object.program(program).expect("a program of the object"), packet)
+    }
+
+    /// A program to be run by several threads, and the IPv4 tables to be written meanwhile.
+    ///
+    /// # Panics
+    /// If there is no such program.
+    pub fn split(&mut self, program: &str) -> (&SchedClassifier, &mut BpfTables<Addr4>) {
+        (self.object.program(program).expect("a program of the object"), &mut self.v4)
     }
 
     /// Counters by number, summed over the CPUs.
@@ -183,6 +181,23 @@ impl KernelEnv {
     pub fn details6(&self) -> Vec<Details<Addr6>> {
         self.details6.iter().flat_map(|map| read_all(map, false)).collect()
     }
+}
+
+/// Runs a program on a packet that enters or leaves by [`DEVICE`].
+///
+/// # Panics
+/// If the kernel does not run it.
+pub fn run(program: &SchedClassifier, packet: &[u8]) -> Ran {
+    let mut context = [0u8; CONTEXT];
+    context[CONTEXT_DEVICE..CONTEXT_DEVICE + 4].copy_from_slice(&DEVICE.to_ne_bytes());
+    let mut out = vec![0u8; packet.len() + 256];
+    let mut options = TestRunOptions::new();
+    options.data_in = Some(packet);
+    options.data_out = Some(&mut out);
+    options.ctx_in = Some(&context);
+    let result = program.test_run(options).expect("the kernel runs the program");
+    out.truncate(result.data_size_out as usize);
+    Ran { action: result.return_value.cast_signed(), bytes: out }
 }
 
 fn read_all<T: Plain>(map: &Array<MapData, Pod<T>>, locked: bool) -> Vec<T> {
