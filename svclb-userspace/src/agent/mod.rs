@@ -8,11 +8,11 @@
 pub mod devices;
 pub mod engine;
 pub mod lock;
+mod report;
 mod servers;
 pub mod sweep;
 
 use std::collections::BTreeSet;
-use std::io::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -23,7 +23,7 @@ use svclb_common::config::Config;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval_at, sleep_until};
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::bpf::attach::Attacher;
 use crate::bpf::load::{self, Object};
@@ -33,17 +33,22 @@ use crate::config::AgentOptions;
 use crate::desired::datapath_config::{self, Identity};
 use crate::health::Health;
 use crate::host::{self, Attachment, DeviceEvent, HostEvent};
+use crate::ids::GRACE;
 use crate::k8s;
-use crate::metrics::{FamilyLabel, Metrics, ProblemLabels};
-use crate::model::{self, Event, Family, Problem};
+use crate::metrics::Metrics;
+use crate::model::{Event, Family, Problem};
 use crate::tables::bpf::{BpfConfig, BpfTables};
 use crate::tables::{ConfigTable as _, Failure, switch_halves};
 use devices::{DeviceMap, PacketCounters};
-use engine::{Engine, NodeSettings, SyncReport};
+use engine::{Engine, NodeSettings};
+use report::label;
 use sweep::Sweep;
 
 /// How often everything is computed anew and compared with the kernel's maps.
 const CHECK: Duration = Duration::from_mins(5);
+
+/// How often it is said that a first list is still missing.
+const MISSING: Duration = Duration::from_secs(10);
 
 /// How often the interest bitmaps are rebuilt. Not below the time that bits of removed members are kept,
 /// as a new agent does not know what an earlier one removed.
@@ -187,9 +192,12 @@ impl Agent {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut check = interval_at(tokio::time::Instant::now() + CHECK, CHECK);
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut missing = interval_at(tokio::time::Instant::now() + MISSING, MISSING);
+        missing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rebuild = interval_at(tokio::time::Instant::now() + REBUILD, REBUILD);
         loop {
             let retry = self.retry;
+            let incomplete = !self.engine.model().complete();
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => self.take(event),
@@ -199,6 +207,10 @@ impl Agent {
                     Some(event) => self.take_host(event),
                     None => anyhow::bail!("nobody follows the devices any more; see the log for the reason"),
                 },
+                _ = missing.tick(), if incomplete => {
+                    let kinds: Vec<String> = self.engine.model().missing().iter().map(ToString::to_string).collect();
+                    warn!("still waiting for the first list of {}", kinds.join(", "));
+                }
                 _ = check.tick() => self.check(),
                 _ = rebuild.tick() => self.rebuild(),
                 () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => {}
@@ -261,30 +273,10 @@ impl Agent {
         }
     }
 
-    /// Logs and counts a problem and passes it on to become an Event.
-    fn report(&self, problem: Problem) {
-        warn!(object = %problem.object, reason = problem.reason, "{}", problem.message);
-        let labels = ProblemLabels { kind: problem.object.kind, reason: problem.reason };
-        self.metrics.bad_objects.get_or_create(&labels).inc();
-        if self.problems.send(problem).is_err() {
-            debug!("objects from files get no Events");
-        }
-    }
-
     fn sync(&mut self) {
         let began = Instant::now();
         let report = self.engine.sync(self.started.elapsed());
-        self.metrics.sync_seconds.observe(began.elapsed().as_secs_f64());
-        self.metrics.writes.inc_by(report.writes as u64);
-        if report.writes > 0 || !report.failures.is_empty() {
-            info!(
-                services = report.services,
-                writes = report.writes,
-                failures = report.failures.len(),
-                took = ?began.elapsed(),
-                "tables written"
-            );
-        }
+        self.note_sync(&report, began.elapsed());
         self.note_state(&report);
         self.note_latency(&report);
         self.report_rivals(&report);
@@ -295,79 +287,19 @@ impl Agent {
         for family in Family::ALL {
             self.health.synced(family, broken(family) == 0);
         }
-        for (family, port, failure) in &report.failures {
-            self.metrics.failures.get_or_create(&label(*family)).inc();
-            let port = port.as_ref().map(ToString::to_string);
-            error!(%family, port, "{failure}; trying again in {:?}", self.pause);
-        }
+        self.report_failures(&report);
         if report.failures.is_empty() && self.engine.is_settled() {
             (self.retry, self.pause) = (None, RETRY.0);
         } else {
             self.retry = Some(Instant::now() + self.pause);
-            self.pause = (self.pause * 2).min(RETRY.1);
+            // What only lacks room gets it as soon as something that was freed has rested.
+            let longest = if Family::ALL.into_iter().all(|family| broken(family) == 0) { GRACE } else { RETRY.1 };
+            self.pause = (self.pause * 2).min(longest);
         }
         if !self.ready && Family::ALL.into_iter().all(|family| broken(family) == 0) {
             self.ready = true;
             self.tell_ready();
         }
-    }
-
-    fn note_state(&self, report: &SyncReport) {
-        let (services, slices) = self.engine.model().sizes();
-        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        self.metrics.services.set(count(services));
-        self.metrics.slices.set(count(slices));
-        let (v4, v6) = self.engine.families();
-        for (family, (services, backends)) in [(Family::V4, v4.planner().used()), (Family::V6, v6.planner().used())] {
-            self.metrics.service_numbers.get_or_create(&label(family)).set(count(services));
-            self.metrics.backend_numbers.get_or_create(&label(family)).set(count(backends));
-        }
-        if report.failures.is_empty() {
-            let now = k8s_openapi::jiff::Timestamp::now();
-            self.metrics.last_sync.set(now.as_duration().as_secs_f64());
-        }
-        let eligible = self.engine.model().node().map_or(!self.needs_node, |node| !node.leaving);
-        self.health.set_node_eligible(eligible);
-    }
-
-    /// Time from a change of endpoints to its tables. With a failure nobody knows which are written.
-    fn note_latency(&self, report: &SyncReport) {
-        if report.failures.is_empty() {
-            for time in &report.change_times {
-                // A clock ahead of this node's gives no time that could be counted.
-                if let Ok(latency) = time.elapsed() {
-                    self.metrics.programming_seconds.observe(latency.as_secs_f64());
-                }
-            }
-        }
-    }
-
-    fn report_rivals(&self, report: &SyncReport) {
-        for (port, rival) in &report.rivals {
-            let object = model::Object {
-                api_version: "v1",
-                kind: "Service",
-                namespace: port.service.namespace.clone(),
-                name: port.service.name.clone(),
-                uid: "".into(),
-            };
-            let message = format!(
-                "{port} wants an address and port that {rival} has as well: a cluster IP goes before other \
-                 addresses, then the name that comes first"
-            );
-            self.report(Problem { object, reason: "AddressTaken", message });
-        }
-    }
-
-    fn tell_ready(&self) {
-        let mut stdout = std::io::stdout();
-        if let Err(error) = writeln!(stdout, "ready").and_then(|()| stdout.flush()) {
-            warn!(%error, "nobody reads stdout");
-        }
-        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-            warn!(%error, "cannot tell the service manager that the agent is ready");
-        }
-        info!(after = ?self.started.elapsed(), "ready: all Services are in the kernel");
     }
 
     fn check(&mut self) {
@@ -401,10 +333,6 @@ impl Agent {
             }
         }
     }
-}
-
-fn label(family: Family) -> FamilyLabel {
-    FamilyLabel { ip_family: family.to_string() }
 }
 
 fn machine_memory() -> Result<u64> {
