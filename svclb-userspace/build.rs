@@ -6,8 +6,10 @@
 //! none of them is there, or bpf-linker is missing, an empty object is embedded and the build goes on with a
 //! warning: everything but loading it works, and `svclb agent` says what to install.
 
+#[path = "build/kernel_compiler.rs"]
+mod kernel_compiler;
+
 use std::env;
-use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -19,7 +21,7 @@ fn main() {
     for name in ["SVCLB_BPF_OBJECT", "SVCLB_BPF_RUSTC", "PATH"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    for path in ["build.rs", "../svclb-ebpf", "../svclb-common", "../Cargo.lock"] {
+    for path in ["build.rs", "build", "../svclb-ebpf", "../svclb-common", "../Cargo.lock"] {
         println!("cargo::rerun-if-changed={path}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
@@ -46,7 +48,7 @@ fn kernel_object(out: &Path) -> Result<Vec<u8>, Missing> {
             Missing(format!("SVCLB_BPF_OBJECT={} cannot be read: {error}", Path::new(&path).display()))
         });
     }
-    let rustc = compiler().ok_or_else(|| {
+    let rustc = kernel_compiler::rustc().ok_or_else(|| {
         Missing(String::from("no rustc with the source of its core library (Debian: rustc-web rust-web-src; rustup: nightly with rust-src)"))
     })?;
     if !runs("bpf-linker") {
@@ -55,67 +57,16 @@ fn kernel_object(out: &Path) -> Result<Vec<u8>, Missing> {
     build(&rustc, out)
 }
 
-/// Finds a rustc that can build core for BPF.
-fn compiler() -> Option<PathBuf> {
-    if let Some(path) = env::var_os("SVCLB_BPF_RUSTC") {
-        return Some(path.into());
-    }
-    let nightly = sysroot(Command::new("rustup").args(["run", "nightly", "rustc"]));
-    if let Some(root) = nightly.filter(|root| has_core(root)) {
-        return Some(root.join("bin/rustc"));
-    }
-    let debian = PathBuf::from("/usr/bin/rustc");
-    sysroot(&mut Command::new(&debian)).filter(|root| has_core(root)).map(|_| debian)
-}
-
-fn sysroot(command: &mut Command) -> Option<PathBuf> {
-    let output = without_cargo(command).args(["--print", "sysroot"]).output().ok()?;
-    output.status.success().then(|| PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
-}
-
-fn has_core(sysroot: &Path) -> bool {
-    sysroot.join("lib/rustlib/src/rust/library/core/Cargo.toml").exists()
-}
-
 fn runs(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok_and(|output| output.status.success())
 }
 
-/// Takes away what cargo set for the build that this script is part of.
-fn without_cargo(command: &mut Command) -> &mut Command {
-    for name in [
-        "RUSTC",
-        "RUSTC_WRAPPER",
-        "RUSTC_WORKSPACE_WRAPPER",
-        "RUSTFLAGS",
-        "CARGO_ENCODED_RUSTFLAGS",
-        "CARGO_BUILD_TARGET",
-        "RUSTUP_TOOLCHAIN",
-    ] {
-        command.env_remove(name);
-    }
-    command
-}
-
 fn build(rustc: &Path, out: &Path) -> Result<Vec<u8>, Missing> {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets it");
-    let flags = [
-        format!("--cfg=bpf_target_arch=\"{arch}\""),
-        String::from("-Cdebuginfo=2"),
-        String::from("-Ctarget-cpu=v3"),
-        String::from("-Clink-arg=--btf"),
-        // Without it memory copies become calls, which kernel 6.1 refuses under a spin lock.
-        String::from("-Clink-arg=--disable-expand-memcpy-in-order"),
-    ];
     let target = out.join("bpf");
-    let cargo: OsString = env::var_os("CARGO").expect("cargo sets it");
-    let output = without_cargo(&mut Command::new(cargo))
-        .args(["build", "--release", "--package", "svclb-ebpf", "--bins", "-Zbuild-std=core"])
-        .args(["--target", "bpfel-unknown-none", "--manifest-path", "../svclb-ebpf/Cargo.toml", "--target-dir"])
-        .arg(&target)
-        .env("RUSTC", rustc)
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"))
+    let cargo = env::var_os("CARGO").expect("cargo sets it");
+    let output = kernel_compiler::cargo_build(&cargo, rustc, &arch, Path::new("../svclb-ebpf/Cargo.toml"), &target)
+        .arg("--bins")
         .output()
         .map_err(|error| Missing(format!("cargo does not start: {error}")))?;
     assert!(

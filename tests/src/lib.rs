@@ -1,5 +1,6 @@
 //! The worlds in which svclb is tested.
 
+pub mod bench;
 pub mod cluster;
 pub mod net;
 pub mod packet;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod ci;
 mod kubectl;
 mod process;
@@ -35,6 +36,7 @@ struct Xtask {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Bench(bench::Args),
     Setup(setup::Args),
     Test(test::Args),
     Tidy(tidy::Args),
@@ -57,6 +59,7 @@ impl Command {
     fn run(&self) -> anyhow::Result<Outcome> {
         match self {
             Self::Run(args) => run::run(args),
+            Self::Bench(args) => bench::run(args),
             Self::Setup(args) => setup::run(args),
             Self::Test(args) => test::run(args),
             Self::Tidy(args) => tidy::run(args),

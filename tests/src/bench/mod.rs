@@ -1,0 +1,8 @@
+//! Measurements: what a packet costs, and what a change of the cluster costs.
+//!
+//! [`packet`] runs programs on one CPU over packets that are made for it; [`population`] makes the Services
+//! that are in the tables meanwhile; [`spread`] sums up samples. `cargo xtask bench` shows the figures.
+
+pub mod packet;
+pub mod population;
+pub mod spread;
