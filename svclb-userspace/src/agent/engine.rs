@@ -253,3 +253,6 @@ impl<A: FamilyAddress, T: Tables<A>> FamilyEngine<A, T> {
         Ok(differs)
     }
 }
+
+#[cfg(test)]
+mod tests;

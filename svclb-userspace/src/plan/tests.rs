@@ -1,5 +1,5 @@
 //! Properties of plans, on tables in memory.
 
 mod property;
-mod safety;
+pub(crate) mod safety;
 mod scenario;
