@@ -12,10 +12,12 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use aya::programs::{SchedClassifier, tc::TcAttachType};
 use futures::StreamExt as _;
+use nix::sys::socket::{setsockopt, sockopt};
 use rtnetlink::{
     MulticastGroup, new_multicast_connection,
     packet_core::NetlinkPayload,
     packet_route::{RouteNetlinkMessage, link::LinkAttribute},
+    sys::AsyncSocket as _,
 };
 use svclb_tests::net::{Netns, Scene, SceneOptions};
 use svclb_userspace::host::{self, link::Kind};
@@ -101,8 +103,10 @@ fn follow(node: &Netns) -> Result<thread::JoinHandle<Result<Devices>>> {
     let follower = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async {
-            let (connection, _handle, mut messages) =
+            let (mut connection, _handle, mut messages) =
                 node.enter(|| new_multicast_connection(&[MulticastGroup::Link, MulticastGroup::Tc]))?;
+            // Some 2,000 messages come within a moment, and none may be lost.
+            setsockopt(connection.socket_mut().socket_ref(), sockopt::RcvBufForce, &(16 << 20))?;
             tokio::spawn(connection);
             ready.send(())?;
             let mut devices = Devices::new();
