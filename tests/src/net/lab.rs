@@ -85,7 +85,7 @@ impl Lab {
         router.sysctls(QUICK_IPV6)?;
         router.sysctls(STRICT_ROUTER)?;
         router.ip(&format!(
-            "link add nodes type bridge\n\
+            "link add nodes address 02:00:00:00:02:01 type bridge\n\
              link set nodes up\n\
              {}",
             addresses("nodes", on_node_network(1))

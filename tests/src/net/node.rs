@@ -129,8 +129,11 @@ impl Node {
             return Ok(());
         }
         let own = self.bridge_address();
+        // A bridge without a hardware address of its own has the lowest one of its ports, so that a new pod
+        // could change it, and the others' packets would go to the old one until they ask again.
+        let hardware = format!("02:00:00:00:01:{:02x}", self.number);
         self.netns.ip(&format!(
-            "link add {BRIDGE} type bridge\n\
+            "link add {BRIDGE} address {hardware} type bridge\n\
              link set {BRIDGE} up\n\
              address add {}/24 dev {BRIDGE}\n\
              address add {}/64 dev {BRIDGE} nodad\n",

@@ -189,6 +189,8 @@ struct Target<'a> {
     node_port: Option<u16>,
     protocol: Protocol,
     backends: Vec<(&'a PodState, SocketAddr)>,
+    /// Pods that may answer as well.
+    lingering: Vec<(&'a PodState, SocketAddr)>,
 }
 
 impl<'a> Target<'a> {
@@ -204,11 +206,17 @@ impl<'a> Target<'a> {
             Some("UDP") => Protocol::Udp,
             Some(_) => return None,
         };
-        let backends = state.backends(service);
-        let backends = backends.into_iter().filter_map(|pod| Some((pod, pod.endpoint(port, address)?))).collect();
+        let with_endpoint = |pods: Vec<&'a PodState>| -> Vec<(&'a PodState, SocketAddr)> {
+            pods.into_iter().filter_map(|pod| Some((pod, pod.endpoint(port, address)?))).collect()
+        };
+        let backends = with_endpoint(state.backends(service));
+        let lingering = match protocol {
+            Protocol::Tcp => Vec::new(),
+            Protocol::Udp => with_endpoint(state.lingering(service)),
+        };
         let node_port = port.node_port.and_then(|number| u16::try_from(number).ok());
         let port = u16::try_from(port.port).ok()?;
-        Some(Self { lab, service, address, port, node_port, protocol, backends })
+        Some(Self { lab, service, address, port, node_port, protocol, backends, lingering })
     }
 
     fn line(&self, kind: PathKind, from: &str, to: SocketAddr) -> Line {
@@ -229,18 +237,20 @@ impl<'a> Target<'a> {
         if self.backends.is_empty() {
             return Expect::Refused;
         }
-        let seen: BTreeMap<String, Seen> = self
-            .backends
-            .iter()
-            .filter(|(pod, _)| only_node.is_none_or(|node| pod.node == node))
-            .map(|(pod, local)| (pod.name.clone(), Seen { client: client(pod), local: *local }))
-            .collect();
-        if seen.is_empty() {
+        let seen = |pods: &[(&PodState, SocketAddr)]| -> BTreeMap<String, Seen> {
+            pods.iter()
+                .filter(|(pod, _)| only_node.is_none_or(|node| pod.node == node))
+                .map(|(pod, local)| (pod.name.clone(), Seen { client: client(pod), local: *local }))
+                .collect()
+        };
+        let mut all = seen(&self.backends);
+        if all.is_empty() {
             return Expect::Silence;
         }
         let same = self.affinity();
-        let all_of = if same { BTreeSet::new() } else { seen.keys().cloned().collect() };
-        Expect::Answers { seen, all_of, same }
+        let all_of = if same { BTreeSet::new() } else { all.keys().cloned().collect() };
+        all.extend(seen(&self.lingering));
+        Expect::Answers { seen: all, all_of, same }
     }
 
     fn cluster_paths(&self, askers: &Askers, paths: &mut Vec<Path>) {

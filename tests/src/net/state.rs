@@ -105,6 +105,16 @@ impl ClusterState {
     }
 }
 
+impl ClusterState {
+    /// The pods of a Service that are about to end while others serve. New clients do not come to them; a
+    /// UDP client that takes up a source port again goes on with the pod that it had.
+    pub fn lingering(&self, service: &Service) -> Vec<&PodState> {
+        let backends = self.backends(service);
+        let selected = self.pods.iter().filter(|pod| selects(service, &pod.namespace, &pod.labels));
+        selected.filter(|pod| pod.terminating && !backends.iter().any(|other| other.name == pod.name)).collect()
+    }
+}
+
 /// Whether the Service's selector matches labels. A Service without selector selects none.
 pub(super) fn selects(service: &Service, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
