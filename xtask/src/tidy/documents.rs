@@ -117,7 +117,7 @@ const CODE_MAP: &str = "ARCHITECTURE.md";
 /// Paths that the code map names exist, and it names every folder of source.
 pub(crate) fn code_map(files: &Files) -> Vec<String> {
     let Some(text) = files.all().find(|file| file.path == CODE_MAP).and_then(File::text) else {
-        return Vec::new();
+        return vec![format!("there is no {CODE_MAP}")];
     };
     let mut complaints: Vec<_> = paths_of(text)
         .into_iter()
