@@ -183,7 +183,7 @@ impl<T: DeviceTable> Attacher<T> {
         if let Some(linker) = &self.linker {
             let has_links = linker.is_linked(device.index) || first && self.pins.has_links(device.index);
             if has_links || !self.clsact_first {
-                let done = linker.link_now(want(device, programs, true));
+                let done = linker.link_now(want(device, programs));
                 return self.hooked_by(device, programs, done).map(|()| None);
             }
         }
@@ -209,7 +209,7 @@ impl<T: DeviceTable> Attacher<T> {
         let share = tasks.len().div_ceil(self.hands.len()).max(1);
         let descriptors = &self.descriptors;
         let put = |hand: &Clsact, task: &Task<'a>| put_clsact(hand, descriptors, task);
-        let done: Vec<Result<bool, ClsactError>> = match tasks.as_slice() {
+        let done: Vec<Result<(), ClsactError>> = match tasks.as_slice() {
             [(_, only)] => vec![put(&self.hands[0], only)],
             several => thread::scope(|scope| {
                 let shares = several.chunks(share).zip(&mut self.hands);
@@ -229,24 +229,24 @@ impl<T: DeviceTable> Attacher<T> {
     }
 
     /// After clsact: links later, or at once where clsact was not possible.
-    fn finish(&mut self, task: &Task<'_>, done: Result<bool, ClsactError>) -> Result<(), AttachError> {
+    fn finish(&mut self, task: &Task<'_>, done: Result<(), ClsactError>) -> Result<(), AttachError> {
         let Task { device, programs, first, .. } = *task;
         let done = match (done, &self.linker) {
-            (Ok(ours), Some(linker)) => {
-                linker.link_later(want(device, programs, ours));
+            (Ok(()), Some(linker)) => {
+                linker.link_later(want(device, programs));
                 Ok(())
             }
-            (Ok(_), None) if first => match self.pins.remove_links(device.index) {
+            (Ok(()), None) if first => match self.pins.remove_links(device.index) {
                 Ok(_) => Ok(()),
                 Err(source) => Err(failed(device, "remove TCX links of an agent before", source)),
             },
-            (Ok(_), None) => Ok(()),
+            (Ok(()), None) => Ok(()),
             (Err(ClsactError::Kernel(source)), Some(_)) if source.raw_os_error() == Some(Errno::ENODEV as i32) => {
                 Err(failed(device, "attach by clsact", source))
             }
             (Err(error), Some(linker)) => {
                 debug!(device = device.name, %error, "no clsact; attaching by TCX at once");
-                linker.link_now(want(device, programs, true))
+                linker.link_now(want(device, programs))
             }
             (Err(error), None) => Err(clsact_failed(device, programs, error)),
         };
@@ -261,7 +261,8 @@ impl<T: DeviceTable> Attacher<T> {
         if let Some(linker) = &self.linker {
             linker.unlink(index);
         }
-        self.hands[0].remove(index, true).map_err(|source| AttachError {
+        let hand = &self.hands[0];
+        hand.remove(index).and_then(|_| hand.remove_qdisc_if_empty(index)).map_err(|source| AttachError {
             device: name.to_owned(),
             index,
             doing: "remove its clsact filters".into(),
@@ -316,15 +317,15 @@ impl<T: DeviceTable> Attacher<T> {
     }
 }
 
-fn want(device: &Device, programs: Pair, clsact_is_ours: bool) -> Want {
-    Want { index: device.index, name: device.name.clone(), programs, clsact_is_ours }
+fn want(device: &Device, programs: Pair) -> Want {
+    Want { index: device.index, name: device.name.clone(), programs }
 }
 
 fn put_clsact(
     hand: &Clsact,
     descriptors: &BTreeMap<&'static str, OwnedFd>,
     task: &Task<'_>,
-) -> Result<bool, ClsactError> {
+) -> Result<(), ClsactError> {
     let filter = |name: &'static str| {
         let program = descriptors.get(name).ok_or_else(|| io::Error::other("it is not loaded"))?;
         Ok::<_, io::Error>(Filter { name, program: program.as_fd() })

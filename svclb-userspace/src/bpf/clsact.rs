@@ -76,17 +76,14 @@ impl Clsact {
         Ok(Self { socket })
     }
 
-    /// Hangs both filters in, or replaces those of before; `true` if clsact was made for us, now or then.
-    /// Some 0.2 ms.
-    pub(super) fn put(&self, index: u32, ingress: Filter, egress: Filter) -> Result<bool, ClsactError> {
-        let mut ours = self.need_qdisc(index)?;
+    /// Hangs both filters in, or replaces those of before. Some 0.2 ms.
+    pub(super) fn put(&self, index: u32, ingress: Filter, egress: Filter) -> Result<(), ClsactError> {
+        let is_new = self.need_qdisc(index)?;
         let filters = [(Direction::Ingress, ingress), (Direction::Egress, egress)];
-        if !ours {
+        if !is_new {
             for (direction, _) in filters {
-                match self.owner(index, direction)? {
-                    Some(Owner::Other) => return Err(ClsactError::Taken(direction)),
-                    Some(Owner::Us) => ours = true,
-                    None => {}
+                if self.owner(index, direction)? == Some(Owner::Other) {
+                    return Err(ClsactError::Taken(direction));
                 }
             }
         }
@@ -94,12 +91,11 @@ impl Clsact {
             let message = new_filter(index, direction, filter);
             self.change(RouteNetlinkMessage::NewTrafficFilter(message), NLM_F_CREATE)?;
         }
-        Ok(ours)
+        Ok(())
     }
 
-    /// Takes our filters out, and clsact with them if `with_qdisc` and nothing else is in it; `false` if
-    /// there were none.
-    pub(super) fn remove(&self, index: u32, with_qdisc: bool) -> io::Result<bool> {
+    /// Takes our filters out; `false` if there were none.
+    pub(super) fn remove(&self, index: u32) -> io::Result<bool> {
         let mut found = false;
         for direction in Direction::BOTH {
             if self.owner(index, direction)? == Some(Owner::Us) {
@@ -107,16 +103,30 @@ impl Clsact {
                 found = true;
             }
         }
-        if found && with_qdisc && self.is_empty(index)? {
-            self.change(RouteNetlinkMessage::DelQueueDiscipline(qdisc_at(index)), 0)?;
-        }
         Ok(found)
+    }
+
+    /// Takes clsact away if nothing is in it. The kernel stops the device for that: for some milliseconds it
+    /// drops whatever it is to send.
+    pub(super) fn remove_qdisc_if_empty(&self, index: u32) -> io::Result<()> {
+        if !self.is_empty(index)? {
+            return Ok(());
+        }
+        match self.change(RouteNetlinkMessage::DelQueueDiscipline(new_qdisc(index)), 0) {
+            // There is none, or the qdisc `ingress` is in its place.
+            Err(error)
+                if [Errno::ENOENT, Errno::EINVAL].map(|errno| Some(errno as i32)).contains(&error.raw_os_error()) =>
+            {
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// The same for a device that has just come up, three times as fast: all requests go in one message, so
     /// that they wait only once for the lock of the network configuration, which whoever makes devices holds
     /// most of the time.
-    pub(super) fn put_new(&self, index: u32, ingress: Filter, egress: Filter) -> Result<bool, ClsactError> {
+    pub(super) fn put_new(&self, index: u32, ingress: Filter, egress: Filter) -> Result<(), ClsactError> {
         let filters = [(Direction::Ingress, ingress), (Direction::Egress, egress)];
         let mut requests = vec![(RouteNetlinkMessage::NewQueueDiscipline(new_qdisc(index)), NLM_F_CREATE | NLM_F_EXCL)];
         requests.extend(filters.map(|(direction, filter)| {
@@ -126,11 +136,11 @@ impl Clsact {
         self.send(requests)?;
         let outcomes: Vec<io::Result<()>> = (0..count).map(|_| self.receive(&mut Vec::new())).collect();
         if outcomes.iter().all(Result::is_ok) {
-            return Ok(true);
+            return Ok(());
         }
         // Not so new after all: somebody was faster.
         if outcomes.iter().skip(1).any(Result::is_ok) {
-            self.remove(index, false)?;
+            self.remove(index)?;
         }
         self.put(index, ingress, egress)
     }

@@ -128,8 +128,6 @@ pub(super) struct Want {
     pub(super) index: u32,
     pub(super) name: String,
     pub(super) programs: Pair,
-    /// Its clsact was made by us and goes with our filters.
-    pub(super) clsact_is_ours: bool,
 }
 
 enum Job {
@@ -265,11 +263,12 @@ impl Worker {
         }
     }
 
-    /// Makes or updates the links; then the clsact filters have had their time.
+    /// Makes or updates the links; then the clsact filters have had their time. Clsact itself stays: the
+    /// device would lose packets.
     fn link(&mut self, want: &Want) -> Result<(), AttachError> {
         self.links.put(want)?;
         self.linked.lock().unwrap_or_else(PoisonError::into_inner).insert(want.index);
-        self.clsact.remove(want.index, want.clsact_is_ours).map_err(|source| AttachError {
+        self.clsact.remove(want.index).map_err(|source| AttachError {
             device: want.name.clone(),
             index: want.index,
             doing: "remove the clsact filters that TCX links have replaced".into(),

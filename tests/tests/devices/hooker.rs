@@ -196,11 +196,11 @@ pub(crate) fn due(device: &str) -> [&'static str; 2] {
     }
 }
 
-/// Waits until devices have their TCX links and nothing of clsact any more.
+/// Waits until devices have their TCX links and no filters in clsact any more.
 #[track_caller]
 pub(crate) fn until_linked(netns: &Netns) {
     for device in ALL {
         wait(&format!("TCX links of {device}"), || (tcx_programs(device) == due(device)).then_some(()));
-        wait(&format!("{device} without clsact"), || (!has_clsact(netns, device)).then_some(()));
+        wait(&format!("{device} without filters"), || filters(netns, device).is_empty().then_some(()));
     }
 }

@@ -131,8 +131,14 @@ fn a_change_of_mode_leaves_nothing_of_the_other() {
         let mut agent = Hooker::start(Mode::Auto, folder, &OLD, &records);
         agent.until_hooked(&ALL);
         until_linked(&stage.netns);
+        for device in ALL {
+            assert!(has_clsact(&stage.netns, device), "{device} would lose packets if clsact were taken away");
+        }
         drop(agent);
         clean_up(folder).expect("clean up");
+        for device in ALL {
+            assert!(!has_clsact(&stage.netns, device), "{device} is as it was found");
+        }
     });
 }
 

@@ -21,8 +21,12 @@ pub fn clean_up(folder: &Path) -> io::Result<Removed> {
     let mut removed = Removed { links: pins.devices_with_links()?, filters: Vec::new() };
     let clsact = Clsact::new()?;
     for link in host::snapshot()?.links() {
-        if clsact.remove(link.index, true)? {
+        let had_filters = clsact.remove(link.index)?;
+        if had_filters {
             removed.filters.push(link.name.clone());
+        }
+        if had_filters || removed.links.contains(&link.index) {
+            clsact.remove_qdisc_if_empty(link.index)?;
         }
     }
     pins.remove_all()?;
