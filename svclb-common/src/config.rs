@@ -52,9 +52,10 @@ pub struct Config {
     pub ticks_per_second: u32,
     /// Always 0.
     pub zero2: u32,
-    /// Number of buckets of FLOWS, less one, for IPv4 and IPv6; SPILL after each. Powers of two.
+    /// Number of buckets, a power of two, less one: for IPv4 and then IPv6 those of FLOWS and of SPILL.
     pub buckets: [[u32; 2]; 2],
-    /// Bits of one half of the interest bitmaps, less one, for IPv4 and IPv6: frontends, backends.
+    /// Bits of one half of a bitmap, a power of two, less one: for frontends and then backends those of IPv4 and of
+    /// IPv6.
     pub interest: [[u32; 2]; 2],
     /// Timeouts in ticks, by [`State`].
     pub timeouts: [u32; 16],

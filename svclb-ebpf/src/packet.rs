@@ -113,30 +113,7 @@ impl Packet for Skb {
 
     #[inline(always)]
     fn sum(&self, offset: usize, length: usize) -> Option<u32> {
-        let mut total = 0u32;
-        let mut done = 0;
-        let mut chunks = 0;
-        let mut buffer = [0u64; CHUNK / 8];
-        while chunks < MAX_SUM / CHUNK {
-            if done + CHUNK > length {
-                break;
-            }
-            total = self.sum_chunk(&mut buffer, offset + done, CHUNK as u32, total)?;
-            done += CHUNK;
-            chunks += 1;
-        }
-        // What is left, by its binary digits: the verifier wants lengths that it knows.
-        let rest = length - done;
-        let mut size = CHUNK / 2;
-        while size > 0 {
-            if rest & size != 0 {
-                buffer = [0; CHUNK / 8];
-                total = self.sum_chunk(&mut buffer, offset + done, size as u32, total)?;
-                done += size;
-            }
-            size /= 2;
-        }
-        Some(total)
+        u32::try_from(sum_packet(self.ctx, offset as u32, length as u32)).ok()
     }
 
     #[inline(always)]
@@ -188,7 +165,42 @@ impl Packet for Skb {
     }
 }
 
+/// [`Packet::sum`], verified once, whoever calls it; what is more than 32 bits means that it failed.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn sum_packet(ctx: *mut __sk_buff, offset: u32, length: u32) -> u64 {
+    let skb = Skb { ctx };
+    skb.sum_all(offset as usize, length as usize).map_or(u64::MAX, u64::from)
+}
+
 impl Skb {
+    #[inline(always)]
+    fn sum_all(&self, offset: usize, length: usize) -> Option<u32> {
+        let mut total = 0u32;
+        let mut buffer = [0u64; CHUNK / 8];
+        let whole = length / CHUNK;
+        let mut chunk = 0;
+        while chunk < MAX_SUM / CHUNK {
+            if chunk >= whole {
+                break;
+            }
+            total = self.sum_chunk(&mut buffer, offset + chunk * CHUNK, CHUNK as u32, total)?;
+            chunk += 1;
+        }
+        // What is left, by its binary digits: the verifier wants lengths that it knows.
+        let mut at = offset + whole * CHUNK;
+        let mut size = CHUNK / 2;
+        while size > 0 {
+            if length & size != 0 {
+                buffer = [0; CHUNK / 8];
+                total = self.sum_chunk(&mut buffer, at, size as u32, total)?;
+                at += size;
+            }
+            size /= 2;
+        }
+        Some(total)
+    }
+
     /// Copies what stands at `offset` to the start of the packet.
     #[inline(always)]
     fn move_to_head<T: FromBytes + IntoBytes + Immutable + Copy>(&mut self, offset: u32) -> Option<()> {

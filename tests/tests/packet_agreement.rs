@@ -194,7 +194,7 @@ fn step(pair: &mut Pair, dice: &mut Dice) {
     let known: Vec<_> = pair.recent.iter().filter(|(client, _)| client.is_ipv6() == v6).copied().collect();
     if !known.is_empty() && dice.one_in(2) {
         (from, frontend) = dice.of(&known);
-        if dice.one_in(8) {
+        if dice.one_in(3) {
             frontend = spec.frontends[dice.below(spec.frontends.len())].0;
         }
     } else {
