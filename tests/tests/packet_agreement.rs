@@ -194,7 +194,7 @@ fn step(pair: &mut Pair, dice: &mut Dice) {
     let known: Vec<_> = pair.recent.iter().filter(|(client, _)| client.is_ipv6() == v6).copied().collect();
     if !known.is_empty() && dice.one_in(2) {
         (from, frontend) = dice.of(&known);
-        if dice.one_in(3) {
+        if dice.one_in(2) {
             frontend = spec.frontends[dice.below(spec.frontends.len())].0;
         }
     } else {
@@ -296,7 +296,8 @@ fn change(pair: &mut Pair, dice: &mut Dice) {
     }
 }
 
-/// A flow that loses what it had: UDP its endpoint, TCP its connection; then its client sends again.
+/// A flow that loses what it had: UDP its endpoint, TCP its connection; then its client sends again. And a client that
+/// reaches the only endpoint of a Service in two ways.
 fn afresh(pair: &mut Pair, dice: &mut Dice) {
     let v6 = dice.one_in(2);
     let from = client(dice, v6);
@@ -309,6 +310,9 @@ fn afresh(pair: &mut Pair, dice: &mut Dice) {
         pair.both(|world, scene| scene.drop_backends(world, v6, first + 40 + gone, 1));
         pair.run(true, Port::Pod, &request);
         pair.both(|world, scene| scene.write_at(world, spec, number + 4, first + 40, 0));
+    }
+    for (frontend, _) in &services(v6, 17)[5].frontends[..2] {
+        pair.run(true, Port::Pod, &udp(from, *frontend).bytes());
     }
     let frontend = services(v6, 6)[0].frontends[0].0;
     let syn = tcp(from, frontend).syn().bytes();
