@@ -315,6 +315,8 @@ fn afresh(pair: &mut Pair, dice: &mut Dice) {
         pair.run(true, Port::Pod, &udp(from, *frontend).bytes());
     }
     let frontend = services(v6, 6)[0].frontends[0].0;
+    let never_sent = tcp(frontend, SocketAddr::new(from.ip(), 7)).bytes();
+    pair.run(true, Port::Uplink, &packet::port_unreachable(from.ip(), frontend.ip(), &never_sent, 1000));
     let syn = tcp(from, frontend).syn().bytes();
     let sent = pair.run(true, Port::Pod, &syn);
     if sent.moved.contains_key("request_translated") {
