@@ -161,6 +161,9 @@ fn read_bucket<A: Address>(bucket: *const Bucket<A>, key: &FlowKey<A>, by: By, o
                 answer = Peek(i as u32);
                 break;
             }
+            if !(*way).meta().is_used() {
+                break;
+            }
             i += 1;
         }
         compiler_fence(Ordering::SeqCst);

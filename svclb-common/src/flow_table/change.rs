@@ -4,10 +4,10 @@
 //! lock and unlock, and whether a closure is inlined is up to the compiler. For the same reason results are
 //! small integers, and everything that a change needs is read before.
 
-use super::entry::{By, Displaced, FlowKey, Found, NewFlow};
+use super::entry::{By, Displaced, FlowKey, Found, Meta, NewFlow};
 use crate::addr::{Address, Be16, Endpoint};
 use crate::config::Config;
-use crate::conntrack::{self, Direction};
+use crate::conntrack::{self, Direction, State};
 use crate::env::{Peek, Tick};
 use crate::schema::{Body, Details, WAYS, Way};
 
@@ -32,6 +32,9 @@ impl<A: Address> Change<A> for Search<'_, A> {
             if self.key.matches(&body.ways[i], self.by) {
                 *self.way = body.ways[i];
                 return i as u32;
+            }
+            if !body.ways[i].meta().is_used() {
+                break;
             }
             i += 1;
         }
@@ -64,41 +67,56 @@ impl<A: Address> Change<A> for Enter<'_, A> {
         let now = Tick(flow.seen);
         let client = flow.client_endpoint();
         let protocol = flow.meta & 3;
-        let mut free = WAYS;
+        let live = |way: &Way<A>| {
+            let meta = way.meta();
+            meta.is_used() && !self.config.expired(meta.state(), way.seen, now)
+        };
         let mut same = WAYS;
         let mut i = 0;
         while i < WAYS {
             let way = &body.ways[i];
-            let meta = way.meta();
-            let live = meta.is_used() && !self.config.expired(meta.state(), way.seen, now);
+            if !way.meta().is_used() {
+                break;
+            }
             if way.is_of(&client, protocol) {
                 if way.frontend_port == flow.frontend_port && way.frontend == flow.frontend {
-                    if live && !self.over {
+                    if live(way) && !self.over {
                         return entered::EXISTING;
                     }
                     same = i;
-                } else if live && way.backend_port == flow.backend_port && way.backend == flow.backend {
+                } else if way.backend_port == flow.backend_port && way.backend == flow.backend && live(way) {
                     return entered::CONFLICT;
                 }
             }
-            if !live {
-                free = i;
-            }
             i += 1;
         }
-        let (at, result) = if same < WAYS { (same, entered::REPLACED) } else { (free, entered::NEW) };
+        // A loop of its own: in one with the other the verifier would follow every pair of places.
+        let (mut at, mut result) = (same, entered::REPLACED);
+        if same == WAYS {
+            (at, result) = (0, entered::NEW);
+            while at < WAYS && live(&body.ways[at]) {
+                at += 1;
+            }
+        }
         let (Some(way), Some(detail)) = (body.ways.get_mut(at), details.ways.get_mut(at)) else {
             return entered::FULL;
         };
         let old = way.meta();
-        let displaced = Displaced {
+        let held_flow = old.is_used() && way.client_port != Be16::ZERO; // else removed or never used
+        let mut displaced = Displaced {
             key: FlowKey { client: way.client_endpoint(), other: way.backend_endpoint(), protocol: old.protocol() },
-            ours: Endpoint::new(detail.masquerade, detail.masquerade_port),
+            ours: Endpoint::default(),
         };
+        // Details are of masqueraded flows alone: they are a cache line and a page more.
+        if old.is_used() && old.is_masqueraded() {
+            displaced.ours = Endpoint::new(detail.masquerade, detail.masquerade_port);
+        }
+        if flow.meta().is_masqueraded() {
+            *detail = self.new.detail;
+        }
         *way = *flow;
-        *detail = self.new.detail;
         self.new.displaced = displaced;
-        if result == entered::NEW && old.is_used() { entered::DISPLACED } else { result }
+        if result == entered::NEW && held_flow { entered::DISPLACED } else { result }
     }
 }
 
@@ -126,7 +144,12 @@ impl<A: Address> Change<A> for Remove<'_, A> {
         let mut i = 0;
         while i < WAYS {
             if self.key.matches(&body.ways[i], By::Frontend) {
-                body.ways[i].meta = 0;
+                // Stays in use, so that those behind it are still found: by a client that nobody is, and
+                // over, so that the way is taken soon.
+                body.ways[i].client = A::default();
+                body.ways[i].client_port = Be16::ZERO;
+                body.ways[i].meta = Meta::new(self.key.protocol, State::CLOSED, 0).0;
+                body.ways[i].seen = 0;
                 return 1;
             }
             i += 1;

@@ -4,7 +4,8 @@
 //! directions hash to the same bucket and share one entry. A bucket has [`WAYS`] ways; when all hold
 //! live flows, the next one goes to SPILL, a second table under a second hash of the same key, and
 //! the home bucket counts it in `overflow`, so that only buckets with such flows ever ask SPILL. A
-//! live flow is never evicted. Ageing is lazy: a way past its timeout is free.
+//! live flow is never evicted. Ageing is lazy: a way past its timeout is free. Ways are filled from the first on
+//! and never become unused again, so a search ends at the first that was never used.
 //!
 //! [`entry`] names flows, [`change`] holds all that is done under the lock of a bucket, this file puts
 //! them together. [`Tables::peek`] reads a bucket without its lock, [`Tables::locked`] applies a change.
