@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: what packets and changes of the cluster cost.
 
 use anyhow::Result;
+use comfy_table::{CellAlignment, Table, presets};
 
 use crate::Outcome;
 
+mod control;
 mod packet;
 mod reference;
 
@@ -19,11 +21,13 @@ pub(crate) struct Args {
 #[derive(clap::Subcommand)]
 enum What {
     Packet(packet::Args),
+    Control(control::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
     match &args.what {
         What::Packet(args) => packet::run(args),
+        What::Control(args) => control::run(args),
     }
 }
 
@@ -34,4 +38,15 @@ enum Format {
     Table,
     /// One JSON object.
     Json,
+}
+
+/// An empty table whose columns hold numbers from `first_number` on.
+fn table<const N: usize>(header: [&str; N], first_number: usize) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED);
+    table.set_header(header);
+    for column in table.column_iter_mut().skip(first_number) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    table
 }

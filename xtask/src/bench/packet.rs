@@ -1,12 +1,12 @@
 //! `cargo xtask bench packet`: what a packet costs.
 
 use anyhow::{Result, ensure};
-use comfy_table::{CellAlignment, Table, presets};
+use comfy_table::Table;
 use svclb_tests::bench::packet::{Bar, CASES, Case, Options, Program, Report, run as measure};
 use svclb_tests::bench::spread::Spread;
 use svclb_userspace::model::Family;
 
-use super::{Format, reference};
+use super::{Format, reference, table};
 use crate::{Outcome, process, progress::Progress};
 
 /// What a packet costs, beside programs that do the same in a plainer way.
@@ -67,16 +67,6 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
 fn show(report: &Report) {
     println!("{} Services with {} endpoints each, CPU {}", report.services, report.endpoints, report.cpu);
     println!("{}\n{}\n{}", programs(&report.programs), cases(&report.cases), bars(&report.bars));
-}
-
-fn table<const N: usize>(header: [&str; N], first_number: usize) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::UTF8_FULL_CONDENSED);
-    table.set_header(header);
-    for column in table.column_iter_mut().skip(first_number) {
-        column.set_cell_alignment(CellAlignment::Right);
-    }
-    table
 }
 
 fn programs(programs: &[Program]) -> Table {

@@ -1,0 +1,84 @@
+//! `cargo xtask bench control`: what a cluster costs the agent.
+
+use std::{env, path::PathBuf, process::Command};
+
+use anyhow::{Result, ensure};
+use svclb_tests::bench::control::{Options, Report, Times, run as measure};
+
+use super::{Format, table};
+use crate::{Outcome, process, progress::Progress, repository};
+
+/// What 10,000 Services cost the agent: time of the first synchronization and of a change, and memory.
+///
+/// Builds svclb for release and runs it on a folder of manifests in network namespaces of its own. Ends with 1 when
+/// a goal is missed.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Services, with three endpoints each.
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=30_000))]
+    services: u32,
+    /// Changes of one endpoint.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    changes: u32,
+    /// Another binary than that of this source.
+    #[arg(long, env = "SVCLB_BINARY")]
+    binary: Option<PathBuf>,
+    /// How the figures are shown.
+    #[arg(long, short, default_value = "table")]
+    output: Format,
+}
+
+pub(crate) fn run(args: &Args) -> Result<Outcome> {
+    ensure!(process::is_root(), "an agent needs root; run it as root");
+    let binary = match &args.binary {
+        Some(binary) => binary.clone(),
+        None => built()?,
+    };
+    let options = Options { binary, services: args.services, changes: args.changes };
+    let progress = Progress::start("measuring");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let report = runtime.block_on(measure(&options, |what| progress.line(what)))?;
+    progress.end("done");
+    match args.output {
+        Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
+        Format::Table => show(&report),
+    }
+    Ok(if report.bars.iter().all(|bar| bar.met) { Outcome::Done } else { Outcome::Failed })
+}
+
+fn built() -> Result<PathBuf> {
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--release", "--package", "svclb-userspace", "--bin", "svclb"]);
+    command.current_dir(repository::root());
+    let progress = Progress::start("building svclb for release");
+    process::run(&mut command, &repository::log_file("bench")?, |line| progress.now(line))?;
+    progress.end("done");
+    Ok(repository::target().join("release/svclb"))
+}
+
+fn show(report: &Report) {
+    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1024.0 / 1024.0);
+    let times = |Times { p50, p99 }: Times| format!("{p50:.2} ms, p99 {p99:.2} ms");
+    let mut figures = table(["figure", "value"], 1);
+    figures.add_row(["Services, endpoints".to_owned(), format!("{}, {}", report.services, report.endpoints)]);
+    figures.add_row(["start to ready".to_owned(), format!("{:.2} s", report.ready)]);
+    let first = format!("{:.0} ms, {} writes", report.first_sync, report.first_writes);
+    figures.add_row(["last list to maps complete".to_owned(), first]);
+    figures.add_row(["agent, resident".to_owned(), mib(report.resident)]);
+    figures.add_row(["agent, of it backed by no file".to_owned(), mib(report.anonymous)]);
+    figures.add_row(["maps that follow the cluster".to_owned(), mib(report.maps_of_cluster)]);
+    figures.add_row(["one endpoint's change, in the agent".to_owned(), times(report.change)]);
+    figures.add_row(["the same from the file on".to_owned(), times(report.file_change)]);
+    let mut maps = table(["map", "memory"], 1);
+    for (name, bytes) in &report.maps {
+        maps.add_row([(*name).to_owned(), mib(*bytes)]);
+    }
+    let mut bars = table(["goal", "found", "at most", "met"], 1);
+    for bar in &report.bars {
+        let met = if bar.met { "yes" } else { "NO" };
+        let value = |value: f64| format!("{value:.2} {}", bar.unit);
+        bars.add_row([bar.what.to_owned(), value(bar.found), value(bar.limit), met.to_owned()]);
+    }
+    println!("{figures}\n{maps}\n{bars}");
+}
