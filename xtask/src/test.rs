@@ -146,6 +146,9 @@ fn run_rung(rung: Rung, files: &rungs::Files, filter: Option<&str>) -> Result<Co
     for name in named {
         call.args(["--test", name]);
     }
+    // Built a moment ago, with the features of all rungs. Without this the tests that start svclb would
+    // build it, and half of its dependencies, once more with its own.
+    call.env("SVCLB_BINARY", std::path::absolute(repository::target().join("debug/svclb"))?);
     if rung == Rung::Unit {
         call.args(["--lib", "--bins"]);
         let mut doc = cargo("test");

@@ -35,12 +35,21 @@ impl Residue {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left: Vec<_> = Self::now().0.difference(&self.0).cloned().collect();
+            let left = without_content(left);
             if left.is_empty() || Instant::now() >= deadline {
                 return left;
             }
             thread::sleep(Duration::from_millis(100));
         }
     }
+}
+
+/// Leaves out what lies in a folder that is named itself.
+fn without_content(mut left: Vec<String>) -> Vec<String> {
+    let folders: Vec<String> =
+        left.iter().filter_map(|pin| Some(format!("pin {}/", pin.strip_prefix("pin ")?.split_once(" (")?.0))).collect();
+    left.retain(|thing| !folders.iter().any(|folder| thing.starts_with(folder)));
+    left
 }
 
 fn names(folder: &str) -> Vec<String> {
@@ -78,5 +87,17 @@ fn processes(found: &mut BTreeSet<String>) {
         if id != std::process::id() && program.starts_with(&target) {
             found.insert(format!("process {id} of {} (kill {id})", program.display()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_pins_is_named_once() {
+        let left = ["pin /sys/fs/bpf/a (rm -r x)", "pin /sys/fs/bpf/a/MAP (rm -r x)", "pin /sys/fs/bpf/ab (rm -r x)"];
+        let shown = without_content(left.map(str::to_owned).to_vec());
+        assert_eq!(shown, ["pin /sys/fs/bpf/a (rm -r x)", "pin /sys/fs/bpf/ab (rm -r x)"]);
     }
 }
