@@ -7,7 +7,7 @@
 //!
 //! A change of any of these types changes [`LAYOUT`]: an agent refuses pinned maps of another layout.
 
-use crate::addr::{Addr4, Addr6, Address, Be16};
+use crate::addr::{Addr4, Addr6, Address, Be16, Endpoint};
 use crate::wire::ethernet::Mac;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -233,6 +233,21 @@ pub struct MasqueradeKey<A> {
     pub protocol: u8,
     /// Always 0.
     pub zero: [u8; 3],
+}
+
+impl<A: Address> MasqueradeKey<A> {
+    /// Key of a flow that the backend `remote` sees coming from `ours`.
+    #[inline(always)]
+    pub const fn new(ours: Endpoint<A>, remote: Endpoint<A>, protocol: u8) -> Self {
+        Self {
+            ours: ours.address,
+            remote: remote.address,
+            our_port: ours.port,
+            remote_port: remote.port,
+            protocol,
+            zero: [0; 3],
+        }
+    }
 }
 
 /// Value of MASQUERADE.

@@ -306,7 +306,9 @@ fn afresh(pair: &mut Pair, dice: &mut Dice) {
     let request = udp(from, spec.frontends[0].0).bytes();
     let sent = pair.run(true, Port::Pod, &request);
     if sent.moved.contains_key("request_translated") {
-        let gone = u32::from(packet::read(&sent.bytes).destination.port() - 8050);
+        let backend = packet::read(&sent.bytes).destination;
+        pair.run(true, Port::BridgePort, &udp(backend, from).bytes());
+        let gone = u32::from(backend.port() - 8050);
         pair.both(|world, scene| scene.drop_backends(world, v6, first + 40 + gone, 1));
         pair.run(true, Port::Pod, &request);
         pair.both(|world, scene| scene.write_at(world, spec, number + 4, first + 40, 0));

@@ -53,14 +53,7 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &
     let now = env.now();
     let (sender, receiver) = (inner.sender(), inner.receiver());
     if interest::is_backend(env, receiver, inner.protocol) {
-        let key = MasqueradeKey {
-            ours: sender.address,
-            remote: receiver.address,
-            our_port: sender.port,
-            remote_port: receiver.port,
-            protocol: inner.protocol,
-            zero: [0; 3],
-        };
+        let key = MasqueradeKey::new(sender, receiver, inner.protocol);
         if let Some(entry) = env.masquerade(&key)
             && !env.config().expired(State(entry.state), entry.seen, now)
         {

@@ -50,14 +50,7 @@ fn find<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> bool {
         return false;
     }
     let key = &mut work.claim.key;
-    *key = MasqueradeKey {
-        ours: A::default(),
-        remote: headers.destination,
-        our_port: Be16::ZERO,
-        remote_port: headers.destination_port,
-        protocol: headers.protocol,
-        zero: [0; 3],
-    };
+    *key = MasqueradeKey::new(Endpoint::default(), headers.receiver(), headers.protocol);
     if let Some((ours, renew)) = flow_table::masquerade_of(env, &work.lookup.found, now) {
         key.ours = ours.address;
         key.our_port = ours.port;

@@ -20,14 +20,7 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(
 ) -> Option<Verdict> {
     let headers = &work.headers;
     let now = env.now();
-    let key = MasqueradeKey {
-        ours: headers.destination,
-        remote: headers.source,
-        our_port: headers.destination_port,
-        remote_port: headers.source_port,
-        protocol: headers.protocol,
-        zero: [0; 3],
-    };
+    let key = MasqueradeKey::new(headers.receiver(), headers.sender(), headers.protocol);
     if let Some(entry) = env.masquerade(&key)
         && !env.config().expired(State(entry.state), entry.seen, now)
     {

@@ -141,14 +141,7 @@ fn release<A: Address, T: Tables<A>>(tables: &T, displaced: &Displaced<A>) {
     if ours.port == Be16::ZERO {
         return;
     }
-    let entry = MasqueradeKey {
-        ours: ours.address,
-        remote: key.other.address,
-        our_port: ours.port,
-        remote_port: key.other.port,
-        protocol: key.protocol,
-        zero: [0; 3],
-    };
+    let entry = MasqueradeKey::new(*ours, key.other, key.protocol);
     // It may serve another client by now.
     if let Some(holder) = tables.masquerade(&entry)
         && holder.client == key.client.address
