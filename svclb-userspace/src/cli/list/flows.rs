@@ -66,7 +66,8 @@ where
                 if way.meta == 0 || idle > config.timeout(meta.state()) {
                     continue;
                 }
-                let masqueraded = detail.masquerade_port.get() != 0;
+                // Details are of masqueraded flows alone; others leave what was there.
+                let masqueraded = meta.is_masqueraded() && detail.masquerade_port.get() != 0;
                 rows.push(FlowRow {
                     protocol: protocol(meta.protocol()),
                     client: endpoint(way.client, way.client_port),
