@@ -98,7 +98,10 @@ pub struct Report {
     pub bars: Vec<Bar>,
 }
 
-const MIB: f64 = 1024.0 * 1024.0;
+/// Bytes as MiB.
+pub fn mib(bytes: u64) -> f64 {
+    f64::from(u32::try_from(bytes / 1024).unwrap_or(u32::MAX)) / 1024.0
+}
 
 /// Measures. Needs root; all of it happens in namespaces of its own.
 pub async fn run(options: &Options, say: impl Fn(&str)) -> Result<Report> {
@@ -142,7 +145,7 @@ pub async fn run(options: &Options, say: impl Fn(&str)) -> Result<Report> {
     }
     agent.terminate().await?;
     let change = times(changes);
-    let memory = (resident + maps_of_cluster) as f64 / MIB;
+    let memory = mib(resident + maps_of_cluster);
     let bar = |what, found: f64, limit: f64, unit| Bar { what, found, limit, unit, met: found <= limit };
     Ok(Report {
         services: options.services,

@@ -3,7 +3,7 @@
 use std::{env, path::PathBuf, process::Command};
 
 use anyhow::{Result, ensure};
-use svclb_tests::bench::control::{Options, Report, Times, run as measure};
+use svclb_tests::bench::control::{Options, Report, Times, mib, run as measure};
 
 use super::{Format, table};
 use crate::{Outcome, process, progress::Progress, repository};
@@ -58,7 +58,7 @@ fn built() -> Result<PathBuf> {
 }
 
 fn show(report: &Report) {
-    let mib = |bytes: u64| format!("{:.1} MiB", bytes as f64 / 1024.0 / 1024.0);
+    let mib = |bytes| format!("{:.1} MiB", mib(bytes));
     let times = |Times { p50, p99 }: Times| format!("{p50:.2} ms, p99 {p99:.2} ms");
     let mut figures = table(["figure", "value"], 1);
     figures.add_row(["Services, endpoints".to_owned(), format!("{}, {}", report.services, report.endpoints)]);

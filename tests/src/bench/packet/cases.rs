@@ -255,17 +255,17 @@ impl<'a> Bench<'a> {
     /// Where each client's requests go to, by the client's number.
     fn receivers<A: Wire>(&mut self, subject: Subject) -> Result<Vec<SocketAddr>> {
         self.reference.set_plan(Plan { next: 0, stride: 1, ..hits(subject, false, ACK) })?;
-        let packet = blank::<A>(&self.population);
+        let request = blank::<A>(&self.population);
         let traffic = self.reference.traffic(A::FAMILY)?;
-        let mut translated = vec![0; packet.len()];
+        let mut answer = vec![0; request.len()];
         let mut all = Vec::with_capacity(CLIENTS as usize);
         for number in 0..CLIENTS {
             traffic.test_run(TestRunOptions {
-                data_in: Some(&packet),
-                data_out: Some(&mut translated),
+                data_in: Some(&request),
+                data_out: Some(&mut answer),
                 ..TestRunOptions::new()
             })?;
-            let to = receiver::<A>(&translated).context("a packet came back without a receiver")?;
+            let to = receiver::<A>(&answer).context("a packet came back without a receiver")?;
             ensure!(
                 to.port() == crate::bench::population::ENDPOINT_PORT,
                 "{} did not translate the request of client {number}, it is still for {to}",
