@@ -304,10 +304,10 @@ impl<'a> Bench<'a> {
 
     /// Checks that svclb did with the packets what the case is about.
     fn expect(&self, counter: Counter, before: u64, wanted: u32) -> Result<()> {
-        let counted = self.filled.count(counter)? - before;
+        let found = self.filled.count(counter)? - before;
         ensure!(
-            counted == u64::from(wanted),
-            "{} packets should have been counted as {}, {counted} were: the figures would be of something else",
+            found == u64::from(wanted),
+            "{} packets should have been counted as {}, {found} were: the figures would be of something else",
             wanted,
             counter.label()
         );
