@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     Outcome, process,
@@ -69,8 +69,11 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let files = rungs::files()?;
     get_ready(&rungs)?;
 
-    let before = Residue::now();
     let privileged = rungs.iter().any(|rung| rung.needs_root());
+    if privileged {
+        bpf_file_system()?;
+    }
+    let before = Residue::now();
     let built = !privileged || build()?;
     let mut reports = Vec::new();
     for rung in rungs {
@@ -136,6 +139,21 @@ fn build() -> Result<bool> {
     progress.line(&last.text());
     progress.end(&format!("FAILED, see {}", log.display()));
     Ok(false)
+}
+
+/// Where tests of the kernel's maps put their pins.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// Mounts the BPF file system where systemd would, on machines that have none there.
+fn bpf_file_system() -> Result<()> {
+    let kind = nix::sys::statfs::statfs(BPFFS).with_context(|| format!("ask what is mounted at {BPFFS}"))?;
+    if kind.filesystem_type() == nix::sys::statfs::BPF_FS_MAGIC {
+        return Ok(());
+    }
+    println!("mounting a BPF file system at {BPFFS}");
+    let none = None::<&str>;
+    nix::mount::mount(Some("bpf"), BPFFS, Some("bpf"), nix::mount::MsFlags::empty(), none)
+        .with_context(|| format!("mount -t bpf bpf {BPFFS}"))
 }
 
 fn run_rung(rung: Rung, files: &rungs::Files, filter: Option<&str>) -> Result<Counts> {
