@@ -43,6 +43,8 @@ plain! {
     Affinity: 4 + 4,
     SourceRangeKey<Addr4>: 4 + 4 + 4,
     SourceRangeKey<Addr6>: 4 + 4 + 16,
+    SourceRange<Addr4>: 4 + 4,
+    SourceRange<Addr6>: 4 + 16,
     MasqueradeKey<Addr4>: 4 + 4 + 2 + 2 + 1 + 3,
     MasqueradeKey<Addr6>: 16 + 16 + 2 + 2 + 1 + 3,
     Masquerade<Addr4>: 4 + 2 + 1 + 1 + 4,
@@ -209,8 +211,16 @@ pub struct Affinity {
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, FromBytes, Immutable, KnownLayout)]
 pub struct SourceRangeKey<A> {
-    /// Bits that count: 32 for the service number and the prefix length of the range.
+    /// Bits of `range` that count: 32 for the service number and the prefix length of the range.
     pub prefix_length: u32,
+    /// What the trie looks at.
+    pub range: SourceRange<A>,
+}
+
+/// What a key of SOURCE_RANGES holds behind the number of bits that count.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, FromBytes, Immutable, KnownLayout)]
+pub struct SourceRange<A> {
     /// Service number.
     pub service: u32,
     /// Network address; in a lookup the client's.

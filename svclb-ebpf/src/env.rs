@@ -399,8 +399,7 @@ macro_rules! tables {
 
             #[inline(always)]
             fn in_source_range(&self, key: &SourceRangeKey<$address>) -> bool {
-                let data = maps::SourceRange { service: key.service, address: key.address };
-                maps::$ranges.get(&Key::new(key.prefix_length, data)).is_some()
+                maps::$ranges.get(&Key::new(key.prefix_length, key.range)).is_some()
             }
 
             #[inline(always)]

@@ -10,18 +10,8 @@ use svclb_common::config::Config;
 use svclb_common::datapath::Scratch;
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Masquerade, MasqueradeKey, RefusalBudget,
-    Service, ServiceCounters, ServiceKey, ServiceRef,
+    Service, ServiceCounters, ServiceKey, ServiceRef, SourceRange,
 };
-
-/// Data of a SOURCE_RANGES key behind the prefix length.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct SourceRange<A> {
-    /// Service number.
-    pub(crate) service: u32,
-    /// Client address.
-    pub(crate) address: A,
-}
 
 /// What tests put in place of clock and random numbers, see [`crate::env`].
 #[repr(C)]

@@ -7,10 +7,11 @@
 //!
 //! Time is an argument everywhere: the time since some fixed moment.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use crate::desired::Target;
+use crate::hashing::{HashMap, HashSet};
 use crate::model::{FamilyAddress, PortKey};
 
 /// How long a freed number or slot rests: longer than any packet needs that still holds it.
@@ -44,7 +45,7 @@ pub struct Numbers {
 impl Numbers {
     /// A pool for a map of `limit` entries.
     pub fn new(what: &'static str, limit: u32) -> Self {
-        Self { what, next: 1, limit, queue: VecDeque::new(), freed: HashMap::new() }
+        Self { what, next: 1, limit, queue: VecDeque::new(), freed: HashMap::default() }
     }
 
     /// Marks a number as in use that an earlier agent gave; those below it that nobody claims become
@@ -208,13 +209,13 @@ impl<A: FamilyAddress> Ids<A> {
     /// Nobody owns anything.
     pub fn new(services: u32, backends: u32) -> Self {
         Self {
-            services: HashMap::new(),
+            services: HashMap::default(),
             service_numbers: Numbers::new("SERVICE", services),
-            backends: HashMap::new(),
+            backends: HashMap::default(),
             backend_numbers: Numbers::new("BACKENDS", backends),
-            returning: HashMap::new(),
-            unwritten: HashSet::new(),
-            last_owner: HashMap::new(),
+            returning: HashMap::default(),
+            unwritten: HashSet::default(),
+            last_owner: HashMap::default(),
         }
     }
 

@@ -10,6 +10,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod desired;
+pub mod hashing;
 pub mod health;
 pub mod host;
 pub mod ids;

@@ -108,7 +108,9 @@ fn no_packet_gets_the_backend_of_another_flow_on_two_cpus() {
                             address: (*v4.ip()).into(),
                             ..Backend::default()
                         };
-                        tables.write_backend(u32::from(n) * 2 + which as u32, &value).expect("BACKENDS can be written");
+                        tables
+                            .write_backends(&[u32::from(n) * 2 + which as u32], &[value])
+                            .expect("BACKENDS can be written");
                     }
                 }
             }

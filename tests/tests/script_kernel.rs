@@ -9,14 +9,19 @@ use script::parse::all;
 use script::show;
 use script::world::Stage;
 use script_pins::Pins;
+use svclb_common::addr::{Addr4, Be16};
 use svclb_common::config::Sizes;
-use svclb_common::schema::Backend;
+use svclb_common::schema::{Backend, ServiceKey, ServiceRef};
 use svclb_userspace::tables::Tables as _;
 
 /// Small, as every step reads all of it.
 fn sizes() -> Sizes {
+    sizes_with(("services", 256))
+}
+
+fn sizes_with(own: (&str, u32)) -> Sizes {
     let mut sizes = Sizes::for_memory(0);
-    for (name, entries) in [("slots", 2048), ("backends", 1024), ("services", 256), ("interest_backends", 1024)] {
+    for (name, entries) in [("slots", 2048), ("backends", 1024), ("services", 256), ("interest_backends", 1024), own] {
         sizes.set(name, entries);
     }
     sizes
@@ -43,10 +48,30 @@ fn every_script_shows_its_tables_in_the_kernel() {
 }
 
 #[test]
-fn a_write_beyond_the_end_of_a_map_names_the_map_and_the_entry() {
+fn a_write_beyond_the_end_of_a_map_names_the_map_and_the_entry_and_leaves_those_before_it() {
     let pins = Pins::new("beyond");
     let (_, mut v4, _) = pins.load(sizes());
-    let limits = v4.limits();
-    let error = v4.write_backend(limits.backends, &Backend::default()).expect_err("there is no such entry");
-    assert_eq!((error.map.as_str(), error.key.as_str()), ("BACKENDS4", limits.backends.to_string().as_str()));
+    let end = v4.limits().backends;
+    let backend = |service| Backend { service, ..Backend::default() };
+    let cut = v4
+        .write_backends(&[end - 2, end - 1, end, end - 3], &[1, 2, 3, 4].map(backend))
+        .expect_err("there is no third entry");
+    assert_eq!((cut.error.map.as_str(), cut.error.key.as_str()), ("BACKENDS4", end.to_string().as_str()));
+    assert_eq!(cut.done, 2);
+    let backends = v4.read().expect("the maps can be read").backends;
+    let last = backends.iter().skip(end as usize - 3).map(|backend| backend.service);
+    assert_eq!(last.collect::<Vec<_>>(), [0, 1, 2]);
+}
+
+#[test]
+fn of_frontends_for_which_there_is_no_room_those_before_are_written() {
+    let pins = Pins::new("full");
+    let (_, mut v4, _) = pins.load(sizes_with(("frontends", 8)));
+    let keys: Vec<_> = (0..16).map(|n| ServiceKey::new(Addr4(n), Be16::new(80), 6)).collect();
+    let values: Vec<_> = (0..16).map(|number| ServiceRef { number, scope: 0, zero: [0; 3] }).collect();
+    let cut = v4.put_frontends(&keys, &values).expect_err("there is room for eight");
+    assert_eq!((cut.done, cut.error.source.raw_os_error()), (8, Some(libc::E2BIG)));
+    let found = v4.read().expect("the maps can be read").frontends;
+    assert_eq!(found.len(), 8);
+    assert!(keys.iter().take(8).all(|key| found.contains_key(key)));
 }

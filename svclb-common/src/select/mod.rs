@@ -9,7 +9,7 @@ pub mod affinity;
 use crate::addr::Address;
 use crate::config::{self, Config};
 use crate::env::{Env, Tables, Tick};
-use crate::schema::{Backend, BackendRef, Service, SourceRangeKey};
+use crate::schema::{Backend, BackendRef, Service, SourceRange, SourceRangeKey};
 use crate::service::{backend_flag, flag, scope, serving};
 use crate::verdict::DropReason;
 
@@ -106,9 +106,10 @@ pub fn eligible(config: &Config, service: &Service, role: u8, origin: Origin) ->
 /// and external IPs stay open, as with kube-proxy.
 #[inline(always)]
 pub fn admits<A: Address, T: Tables<A>>(tables: &T, service: &Service, number: u32, role: u8, client: A) -> bool {
+    let range = SourceRange { service: number, address: client };
     role != scope::LOAD_BALANCER
         || service.flags & flag::SOURCE_RANGES == 0
-        || tables.in_source_range(&SourceRangeKey { prefix_length: 32 + A::BITS, service: number, address: client })
+        || tables.in_source_range(&SourceRangeKey { prefix_length: 32 + A::BITS, range })
 }
 
 /// A backend and the reference by which it was found.

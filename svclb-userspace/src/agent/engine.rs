@@ -1,6 +1,6 @@
 //! The engine: events in, writes out. Everything of the agent that has no input or output of its own.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,6 +10,7 @@ use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::Config;
 
 use crate::desired::{Place, node_ports, services};
+use crate::hashing::HashMap;
 use crate::model::store::Changes;
 use crate::model::{Event, Family, FamilyAddress, Kind, Model, PortKey, ServiceName};
 use crate::plan::{Content, Planner};
@@ -203,7 +204,7 @@ pub struct FamilyEngine<A: FamilyAddress, T> {
 impl<A: FamilyAddress, T: Tables<A>> FamilyEngine<A, T> {
     fn new(tables: T, config: &Config) -> Result<Self, TableError> {
         let planner = Planner::new(tables.read()?, *config, &tables.limits());
-        Ok(Self { planner, tables, ports: HashMap::new() })
+        Ok(Self { planner, tables, ports: HashMap::default() })
     }
 
     /// What is wanted and written.

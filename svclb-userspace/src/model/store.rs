@@ -1,8 +1,10 @@
 //! The store: what was told so far, and which Services a change concerns.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use crate::hashing::{HashMap, HashSet};
 
 use super::{Event, Kind, Node, Service, ServiceName, Slice, SliceName};
 

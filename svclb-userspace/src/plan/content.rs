@@ -1,10 +1,11 @@
 //! What the maps of one family hold: the agent's copy of the tables that it alone writes.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use svclb_common::schema::{Backend, BackendRef, Service, ServiceKey, ServiceRef};
 
 use super::{Action, Bitmap};
+use crate::hashing::HashMap;
 use crate::ids::Range;
 use crate::model::FamilyAddress;
 
@@ -46,11 +47,11 @@ impl<A: FamilyAddress> Content<A> {
     /// Tables that nobody has written yet.
     pub fn empty(limits: &Limits) -> Self {
         Self {
-            frontends: HashMap::new(),
+            frontends: HashMap::default(),
             services: Vec::new(),
             slots: Vec::new(),
             backends: Vec::new(),
-            source_ranges: HashMap::new(),
+            source_ranges: HashMap::default(),
             interest_frontends: vec![0; limits.interest_frontends as usize],
             interest_backends: vec![0; limits.interest_backends as usize],
         }

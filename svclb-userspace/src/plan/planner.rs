@@ -1,6 +1,6 @@
 //! The planner of one family: what is wanted, what the tables hold, and the steps between.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use svclb_common::config::{Config, flag as config_flag};
@@ -10,6 +10,7 @@ use svclb_common::service::{backend_state, scope};
 use super::interest::{Member, Retired};
 use super::{Action, Bitmap, Content, Limits, Step};
 use crate::desired::{PortTables, Target};
+use crate::hashing::{HashMap, HashSet};
 use crate::ids::{Full, Ids, Range, Ranges};
 use crate::model::{FamilyAddress, PortKey, Protocol, ServiceName};
 
@@ -28,8 +29,10 @@ pub struct Planner<A: FamilyAddress> {
     /// How many frontends name a service number. A number is not free before none does.
     references: HashMap<u32, u32>,
     dirty: BTreeSet<PortKey>,
-    /// Frontends whose entry may be wrong.
+    /// Frontends that somebody wants and whose entry may be wrong. The best claimant of each is dirty.
     stale: HashSet<ServiceKey<A>>,
+    /// Frontends that nobody wants and that may have an entry.
+    unwanted: HashSet<ServiceKey<A>>,
     /// Serving backends in the tables that nobody owns, found when they were adopted.
     strays: Vec<u32>,
     retired: Retired<A>,
@@ -82,11 +85,12 @@ impl<A: FamilyAddress> Planner<A> {
             config,
             ids: Ids::new(limits.services, limits.backends),
             slots,
-            wanted: HashMap::new(),
-            claims: HashMap::new(),
-            references: HashMap::new(),
+            wanted: HashMap::default(),
+            claims: HashMap::default(),
+            references: HashMap::default(),
             dirty: BTreeSet::new(),
-            stale: HashSet::new(),
+            stale: HashSet::default(),
+            unwanted: HashSet::default(),
             strays: Vec::new(),
             retired: Retired::default(),
             content,
@@ -136,8 +140,11 @@ impl<A: FamilyAddress> Planner<A> {
                 self.dirty.extend(claims.first().map(|(_, owner)| owner.clone()));
                 if claims.is_empty() {
                     self.claims.remove(frontend);
+                    self.stale.remove(frontend);
+                    self.unwanted.insert(*frontend);
+                } else {
+                    self.stale.insert(*frontend);
                 }
-                self.stale.insert(*frontend);
             }
         }
         for (frontend, scope) in new {
@@ -149,7 +156,10 @@ impl<A: FamilyAddress> Planner<A> {
                 claims.insert(place, claim);
                 let others = claims.iter().map(|(_, owner)| owner);
                 rivals.extend(others.filter(|owner| owner.service != key.service).cloned());
-                self.stale.insert(*frontend);
+                if place == 0 {
+                    self.unwanted.remove(frontend);
+                    self.stale.insert(*frontend);
+                }
             }
         }
         rivals
@@ -159,11 +169,11 @@ impl<A: FamilyAddress> Planner<A> {
     /// port owns the number that most of its frontends name, and an endpoint the backend number that
     /// has its address and the port's number. What is left belongs to nobody and will be removed.
     pub fn adopt(&mut self, now: Duration) {
-        let mut services = HashMap::new();
+        let mut services = HashMap::default();
         let mut keys: Vec<&PortKey> = self.wanted.keys().collect();
         keys.sort_unstable();
         for key in keys {
-            let mut votes: HashMap<u32, u32> = HashMap::new();
+            let mut votes: HashMap<u32, u32> = HashMap::default();
             for frontend in self.wanted.get(key).into_iter().flat_map(|tables| tables.frontends.keys()) {
                 let owner = self.claims.get(frontend).and_then(|claims| claims.first()).map(|(_, owner)| owner);
                 if let Some(found) = self.content.frontends.get(frontend)
@@ -193,7 +203,7 @@ impl<A: FamilyAddress> Planner<A> {
             }
         }
         let mut backends = Vec::new();
-        let mut seen = HashSet::new();
+        let mut seen = HashSet::default();
         for (number, backend) in (0..).zip(&self.content.backends) {
             if backend.state != backend_state::SERVING {
                 continue;
@@ -205,10 +215,8 @@ impl<A: FamilyAddress> Planner<A> {
                 self.strays.push(number);
             }
         }
-        self.dirty.extend(self.wanted.keys().cloned());
         self.dirty.extend(services.values().cloned());
-        self.stale.extend(self.content.frontends.keys());
-        self.stale.extend(self.claims.keys());
+        self.doubt_all();
         let highest = |entries: usize| u32::try_from(entries).unwrap_or(u32::MAX).saturating_sub(1);
         let highest = (highest(self.content.services.len()), highest(self.content.backends.len()));
         let services = services.into_iter().map(|(number, key)| (key, number)).collect();
@@ -241,9 +249,14 @@ impl<A: FamilyAddress> Planner<A> {
         for found in self.content.frontends.values().filter(|found| found.scope != scope::CLUSTER_ADDRESS) {
             *self.references.entry(found.number).or_default() += 1;
         }
+        self.doubt_all();
+    }
+
+    /// Everything is planned anew.
+    fn doubt_all(&mut self) {
         self.dirty.extend(self.wanted.keys().cloned());
-        self.stale.extend(self.content.frontends.keys());
         self.stale.extend(self.claims.keys());
+        self.unwanted.extend(self.content.frontends.keys().filter(|key| !self.claims.contains_key(key)));
     }
 
     /// Ports that wait for a plan, those with something to serve first.
@@ -254,7 +267,7 @@ impl<A: FamilyAddress> Planner<A> {
 
     /// Whether everything wanted is in the tables.
     pub fn is_settled(&self) -> bool {
-        self.dirty.is_empty() && self.stale.is_empty() && self.strays.is_empty()
+        self.dirty.is_empty() && self.stale.is_empty() && self.unwanted.is_empty() && self.strays.is_empty()
     }
 
     fn active_half(&self) -> bool {
@@ -294,7 +307,7 @@ impl<A: FamilyAddress> Planner<A> {
             }
             Action::RemoveFrontend { key } => {
                 self.unreference(key, None, now);
-                self.stale.remove(key);
+                self.unwanted.remove(key);
             }
             Action::SetInterest { .. }
             | Action::WriteSlots { .. }
@@ -302,6 +315,14 @@ impl<A: FamilyAddress> Planner<A> {
             | Action::RemoveSourceRange { .. } => {}
         }
         self.content.apply(&step.action);
+    }
+
+    /// Notes that of the entries that a failed step writes the first `entries` are written.
+    pub fn done_in_part(&mut self, step: &Step<A>, entries: usize) {
+        if let Action::WriteSlots { first, list } = &step.action {
+            let list = list.get(..entries).unwrap_or(list).to_vec();
+            self.content.apply(&Action::WriteSlots { first: *first, list });
+        }
     }
 
     /// Forgets what a frontend named until now; its interest bit stays if the new scope has another.
@@ -340,7 +361,7 @@ impl<A: FamilyAddress> Planner<A> {
     /// Words of the bitmaps' idle half that must change before it can become the active one.
     pub fn idle_half(&mut self, now: Duration) -> Vec<(Bitmap, u32, u64)> {
         let half = !self.active_half();
-        let mut fresh: HashMap<(Bitmap, u32), u64> = HashMap::new();
+        let mut fresh: HashMap<(Bitmap, u32), u64> = HashMap::default();
         let mut set = |member: &Member<A>| {
             let (bitmap, word, bits) = member.place(&self.config, half);
             *fresh.entry((bitmap, word)).or_default() |= bits;

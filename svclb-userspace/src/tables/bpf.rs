@@ -1,23 +1,21 @@
 //! The kernel's maps.
 
+use std::fmt::Debug;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, MapData, MapError};
 use svclb_common::config::Config;
-use svclb_common::schema::{AffinityKey, Backend, BackendRef, Plain, Service, ServiceKey, ServiceRef};
+use svclb_common::schema::{Backend, BackendRef, Plain, Service, ServiceKey, ServiceRef, SourceRange};
 
-use super::{ConfigTable, TableError, Tables};
+use super::{ConfigTable, Cut, TableError, Tables};
 use crate::bpf::load::{LoadError, Object};
 use crate::bpf::pod::Pod;
 use crate::bpf::sys;
+use crate::hashing;
 use crate::model::FamilyAddress;
 use crate::plan::{Bitmap, Content, Limits};
-
-/// What follows the prefix length in a key of `SOURCE_RANGES`: service number and address, as in a key of
-/// AFFINITY.
-type RangeData<A> = AffinityKey<A>;
 
 /// Bits of the service number, which always count.
 const SERVICE_BITS: u32 = 32;
@@ -27,17 +25,17 @@ pub struct BpfTables<A: FamilyAddress>
 where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
-    RangeData<A>: Plain,
+    SourceRange<A>: Plain,
 {
-    interest_frontends: Array<MapData, Pod<u64>>,
-    interest_backends: Array<MapData, Pod<u64>>,
-    frontends: HashMap<MapData, Pod<ServiceKey<A>>, Pod<ServiceRef>>,
-    services: Array<MapData, Pod<Service>>,
-    /// Not typed, as a list is written with one call.
-    slots: MapData,
-    slot_entries: u32,
-    backends: Array<MapData, Pod<Backend<A>>>,
-    source_ranges: LpmTrie<MapData, Pod<RangeData<A>>, Pod<u32>>,
+    interest_frontends: Entries,
+    interest_backends: Entries,
+    services: Entries,
+    slots: Entries,
+    backends: Entries,
+    frontends: Entries,
+    /// The same map as `frontends`, for what is done to single entries.
+    frontend: HashMap<MapData, Pod<ServiceKey<A>>, Pod<ServiceRef>>,
+    source_ranges: LpmTrie<MapData, Pod<SourceRange<A>>, Pod<u32>>,
     /// Where the maps are pinned: arrays are read from there, thousands of entries in one call.
     pins: PathBuf,
 }
@@ -46,23 +44,45 @@ impl<A: FamilyAddress> BpfTables<A>
 where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
-    RangeData<A>: Plain,
+    SourceRange<A>: Plain,
 {
     /// Takes the maps of this family out of an object that was loaded with pins in this folder.
     pub fn take(object: &mut Object, pins: &Path) -> Result<Self, LoadError> {
         let name = |name: &str| format!("{name}{}", A::FAMILY.suffix());
-        let failed = |source| LoadError::Map { name: name("SLOTS"), source };
-        let slots = MapData::from_pin(pins.join(name("SLOTS"))).map_err(failed)?;
+        let entries = |own: &'static str| {
+            let failed = |source| LoadError::Map { name: name(own), source };
+            let data = MapData::from_pin(pins.join(name(own))).map_err(failed)?;
+            let count = data.info().map_err(failed)?.max_entries();
+            Ok::<_, LoadError>(Entries { name: own, data, count })
+        };
         Ok(Self {
-            interest_frontends: object.take_array(&name("INTEREST_FRONTENDS"))?,
-            interest_backends: object.take_array(&name("INTEREST_BACKENDS"))?,
-            frontends: object.take_hash(&name("SERVICES"))?,
-            services: object.take_array(&name("SERVICE"))?,
-            slot_entries: slots.info().map_err(failed)?.max_entries(),
-            slots,
-            backends: object.take_array(&name("BACKENDS"))?,
+            interest_frontends: entries("INTEREST_FRONTENDS")?,
+            interest_backends: entries("INTEREST_BACKENDS")?,
+            services: entries("SERVICE")?,
+            slots: entries("SLOTS")?,
+            backends: entries("BACKENDS")?,
+            frontends: entries("SERVICES")?,
+            frontend: object.take_hash(&name("SERVICES"))?,
             source_ranges: object.take_map(&name("SOURCE_RANGES"))?,
             pins: pins.to_owned(),
+        })
+    }
+}
+
+/// A map of which many entries are written at a time.
+struct Entries {
+    /// Without the family.
+    name: &'static str,
+    data: MapData,
+    /// How many there are, or may be.
+    count: u32,
+}
+
+impl Entries {
+    fn write<A: FamilyAddress, K: Plain + Debug, V: Plain>(&self, keys: &[K], values: &[V]) -> Result<(), Cut> {
+        sys::update_batch(self.data.fd(), keys, values).map_err(|(done, error)| {
+            let key = keys.get(done).map(|key| format!("{key:?}")).unwrap_or_default();
+            Cut { done, error: failed::<A>("write", self.name, key)(MapError::IoError(error)) }
         })
     }
 }
@@ -109,37 +129,33 @@ impl<A: FamilyAddress> Tables<A> for BpfTables<A>
 where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
-    RangeData<A>: Plain,
+    SourceRange<A>: Plain,
 {
-    fn write_interest(&mut self, bitmap: Bitmap, word: u32, value: u64) -> Result<(), TableError> {
-        let (map, name) = match bitmap {
-            Bitmap::Frontends => (&mut self.interest_frontends, "INTEREST_FRONTENDS"),
-            Bitmap::Backends => (&mut self.interest_backends, "INTEREST_BACKENDS"),
-        };
-        map.set(word, Pod(value), 0).map_err(failed::<A>("write", name, word))
+    fn write_interest(&mut self, bitmap: Bitmap, words: &[u32], values: &[u64]) -> Result<(), Cut> {
+        match bitmap {
+            Bitmap::Frontends => self.interest_frontends.write::<A, _, _>(words, values),
+            Bitmap::Backends => self.interest_backends.write::<A, _, _>(words, values),
+        }
     }
 
-    fn write_backend(&mut self, number: u32, value: &Backend<A>) -> Result<(), TableError> {
-        self.backends.set(number, Pod(*value), 0).map_err(failed::<A>("write", "BACKENDS", number))
+    fn write_backends(&mut self, numbers: &[u32], values: &[Backend<A>]) -> Result<(), Cut> {
+        self.backends.write::<A, _, _>(numbers, values)
     }
 
-    fn write_slots(&mut self, first: u32, list: &[BackendRef]) -> Result<(), TableError> {
-        let slots: Vec<u32> = (first..).take(list.len()).collect();
-        sys::update_batch(self.slots.fd(), &slots, list)
-            .map_err(|(done, error)| failed::<A>("write", "SLOTS", first as usize + done)(MapError::IoError(error)))
+    fn write_slots(&mut self, slots: &[u32], values: &[BackendRef]) -> Result<(), Cut> {
+        self.slots.write::<A, _, _>(slots, values)
     }
 
-    fn write_service(&mut self, number: u32, value: &Service) -> Result<(), TableError> {
-        self.services.set(number, Pod(*value), 0).map_err(failed::<A>("write", "SERVICE", number))
+    fn write_services(&mut self, numbers: &[u32], values: &[Service]) -> Result<(), Cut> {
+        self.services.write::<A, _, _>(numbers, values)
     }
 
-    fn put_frontend(&mut self, key: &ServiceKey<A>, value: &ServiceRef) -> Result<(), TableError> {
-        let written = self.frontends.insert(Pod(*key), Pod(*value), 0);
-        written.map_err(failed::<A>("write", "SERVICES", format_args!("{key:?}")))
+    fn put_frontends(&mut self, keys: &[ServiceKey<A>], values: &[ServiceRef]) -> Result<(), Cut> {
+        self.frontends.write::<A, _, _>(keys, values)
     }
 
     fn remove_frontend(&mut self, key: &ServiceKey<A>) -> Result<(), TableError> {
-        absent_is_done(self.frontends.remove(&Pod(*key))).map_err(failed::<A>(
+        absent_is_done(self.frontend.remove(&Pod(*key))).map_err(failed::<A>(
             "delete from",
             "SERVICES",
             format_args!("{key:?}"),
@@ -165,20 +181,20 @@ where
 
     fn limits(&self) -> Limits {
         Limits {
-            services: self.services.len(),
-            slots: self.slot_entries,
-            backends: self.backends.len(),
-            interest_frontends: self.interest_frontends.len(),
-            interest_backends: self.interest_backends.len(),
+            services: self.services.count,
+            slots: self.slots.count,
+            backends: self.backends.count,
+            interest_frontends: self.interest_frontends.count,
+            interest_backends: self.interest_backends.count,
         }
     }
 }
 
-fn range_key<A: FamilyAddress>(service: u32, (length, address): (u8, A)) -> Key<Pod<RangeData<A>>>
+fn range_key<A: FamilyAddress>(service: u32, (length, address): (u8, A)) -> Key<Pod<SourceRange<A>>>
 where
-    RangeData<A>: Plain,
+    SourceRange<A>: Plain,
 {
-    Key::new(SERVICE_BITS + u32::from(length), Pod(RangeData { service, client: address }))
+    Key::new(SERVICE_BITS + u32::from(length), Pod(SourceRange { service, address }))
 }
 
 /// Reads the tables of one family from the pins of an agent that may or may not run.
@@ -186,15 +202,15 @@ pub fn read_pinned<A: FamilyAddress>(pins: &Path) -> Result<Content<A>, TableErr
 where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
-    RangeData<A>: Plain,
+    SourceRange<A>: Plain,
 {
     let name = |name: &str| format!("{name}{}", A::FAMILY.suffix());
     let mut content = Content {
-        frontends: std::collections::HashMap::new(),
+        frontends: hashing::HashMap::default(),
         services: trimmed(pins, &name("SERVICE"))?,
         slots: trimmed(pins, &name("SLOTS"))?,
         backends: trimmed(pins, &name("BACKENDS"))?,
-        source_ranges: std::collections::HashMap::new(),
+        source_ranges: hashing::HashMap::default(),
         interest_frontends: pinned_array(pins, &name("INTEREST_FRONTENDS"), false)?,
         interest_backends: pinned_array(pins, &name("INTEREST_BACKENDS"), false)?,
     };
@@ -203,12 +219,12 @@ where
         let (key, value) = entry.map_err(|error| unread(&name("SERVICES"), cause(error)))?;
         content.frontends.insert(key.0, value.0);
     }
-    let ranges: LpmTrie<MapData, Pod<RangeData<A>>, Pod<u32>> = pinned(pins, &name("SOURCE_RANGES"))?;
+    let ranges: LpmTrie<MapData, Pod<SourceRange<A>>, Pod<u32>> = pinned(pins, &name("SOURCE_RANGES"))?;
     for entry in &ranges {
         let (key, _) = entry.map_err(|error| unread(&name("SOURCE_RANGES"), cause(error)))?;
         let (length, data) = (key.prefix_len(), key.data().0);
         let length = u8::try_from(length.saturating_sub(SERVICE_BITS)).unwrap_or(u8::MAX);
-        content.source_ranges.entry(data.service).or_default().insert((length, data.client));
+        content.source_ranges.entry(data.service).or_default().insert((length, data.address));
     }
     Ok(content)
 }

@@ -3,7 +3,7 @@
 use svclb_common::config::Config;
 use svclb_common::schema::{Backend, BackendRef, Service, ServiceKey, ServiceRef};
 
-use super::{TableError, Tables};
+use super::{Cut, TableError, Tables};
 use crate::model::FamilyAddress;
 use crate::plan::{Action, Bitmap, Content, Limits};
 
@@ -44,38 +44,48 @@ pub fn config(limits: &Limits) -> Config {
 }
 
 impl<A: FamilyAddress> Tables<A> for FakeTables<A> {
-    fn write_interest(&mut self, bitmap: Bitmap, word: u32, value: u64) -> Result<(), TableError> {
-        let words = match bitmap {
+    fn write_interest(&mut self, bitmap: Bitmap, words: &[u32], values: &[u64]) -> Result<(), Cut> {
+        let all = match bitmap {
             Bitmap::Frontends => &mut self.content.interest_frontends,
             Bitmap::Backends => &mut self.content.interest_backends,
         };
-        let entry = words.get_mut(word as usize).ok_or_else(|| TableError {
-            operation: "write",
-            map: format!("{bitmap:?}"),
-            key: word.to_string(),
-            source: std::io::Error::from_raw_os_error(libc::E2BIG),
-        })?;
-        *entry = value;
+        for (done, (word, value)) in words.iter().zip(values).enumerate() {
+            let entry = all.get_mut(*word as usize).ok_or_else(|| {
+                let source = std::io::Error::from_raw_os_error(libc::E2BIG);
+                let error =
+                    TableError { operation: "write", map: format!("{bitmap:?}"), key: word.to_string(), source };
+                Cut { done, error }
+            })?;
+            *entry = *value;
+        }
         Ok(())
     }
 
-    fn write_backend(&mut self, number: u32, value: &Backend<A>) -> Result<(), TableError> {
-        self.content.apply(&Action::WriteBackend { number, value: *value });
+    fn write_backends(&mut self, numbers: &[u32], values: &[Backend<A>]) -> Result<(), Cut> {
+        for (number, value) in numbers.iter().zip(values) {
+            self.content.apply(&Action::WriteBackend { number: *number, value: *value });
+        }
         Ok(())
     }
 
-    fn write_slots(&mut self, first: u32, list: &[BackendRef]) -> Result<(), TableError> {
-        self.content.apply(&Action::WriteSlots { first, list: list.to_vec() });
+    fn write_slots(&mut self, slots: &[u32], values: &[BackendRef]) -> Result<(), Cut> {
+        for (first, value) in slots.iter().zip(values) {
+            self.content.apply(&Action::WriteSlots { first: *first, list: vec![*value] });
+        }
         Ok(())
     }
 
-    fn write_service(&mut self, number: u32, value: &Service) -> Result<(), TableError> {
-        self.content.apply(&Action::WriteService { number, value: *value });
+    fn write_services(&mut self, numbers: &[u32], values: &[Service]) -> Result<(), Cut> {
+        for (number, value) in numbers.iter().zip(values) {
+            self.content.apply(&Action::WriteService { number: *number, value: *value });
+        }
         Ok(())
     }
 
-    fn put_frontend(&mut self, key: &ServiceKey<A>, value: &ServiceRef) -> Result<(), TableError> {
-        self.content.apply(&Action::PutFrontend { key: *key, value: *value });
+    fn put_frontends(&mut self, keys: &[ServiceKey<A>], values: &[ServiceRef]) -> Result<(), Cut> {
+        for (key, value) in keys.iter().zip(values) {
+            self.content.apply(&Action::PutFrontend { key: *key, value: *value });
+        }
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use svclb_common::schema::{Backend, BackendRef, Service, ServiceKey, ServiceRef};
 
-use super::{TableError, Tables};
+use super::{Cut, TableError, Tables};
 use crate::model::FamilyAddress;
 use crate::plan::{Bitmap, Content, Limits};
 
@@ -60,32 +60,41 @@ impl<T> FaultyTables<T> {
         }
         Ok(())
     }
+
+    /// Makes the first of some writes, up to the first that fails.
+    fn make<K, V>(
+        &mut self,
+        map: &str,
+        keys: &[K],
+        values: &[V],
+        write: impl FnOnce(&mut T, &[K], &[V]) -> Result<(), Cut>,
+    ) -> Result<(), Cut> {
+        let refused = (0..keys.len()).find_map(|done| self.admit("write", map).err().map(|error| Cut { done, error }));
+        let admitted = refused.as_ref().map_or(keys.len(), |cut| cut.done);
+        write(&mut self.inner, &keys[..admitted], &values[..admitted])?;
+        refused.map_or(Ok(()), Err)
+    }
 }
 
 impl<A: FamilyAddress, T: Tables<A>> Tables<A> for FaultyTables<T> {
-    fn write_interest(&mut self, bitmap: Bitmap, word: u32, value: u64) -> Result<(), TableError> {
-        self.admit("write", "INTEREST")?;
-        self.inner.write_interest(bitmap, word, value)
+    fn write_interest(&mut self, bitmap: Bitmap, words: &[u32], values: &[u64]) -> Result<(), Cut> {
+        self.make("INTEREST", words, values, |inner, words, values| inner.write_interest(bitmap, words, values))
     }
 
-    fn write_backend(&mut self, number: u32, value: &Backend<A>) -> Result<(), TableError> {
-        self.admit("write", "BACKENDS")?;
-        self.inner.write_backend(number, value)
+    fn write_backends(&mut self, numbers: &[u32], values: &[Backend<A>]) -> Result<(), Cut> {
+        self.make("BACKENDS", numbers, values, T::write_backends)
     }
 
-    fn write_slots(&mut self, first: u32, list: &[BackendRef]) -> Result<(), TableError> {
-        self.admit("write", "SLOTS")?;
-        self.inner.write_slots(first, list)
+    fn write_slots(&mut self, slots: &[u32], values: &[BackendRef]) -> Result<(), Cut> {
+        self.make("SLOTS", slots, values, T::write_slots)
     }
 
-    fn write_service(&mut self, number: u32, value: &Service) -> Result<(), TableError> {
-        self.admit("write", "SERVICE")?;
-        self.inner.write_service(number, value)
+    fn write_services(&mut self, numbers: &[u32], values: &[Service]) -> Result<(), Cut> {
+        self.make("SERVICE", numbers, values, T::write_services)
     }
 
-    fn put_frontend(&mut self, key: &ServiceKey<A>, value: &ServiceRef) -> Result<(), TableError> {
-        self.admit("write", "SERVICES")?;
-        self.inner.put_frontend(key, value)
+    fn put_frontends(&mut self, keys: &[ServiceKey<A>], values: &[ServiceRef]) -> Result<(), Cut> {
+        self.make("SERVICES", keys, values, T::put_frontends)
     }
 
     fn remove_frontend(&mut self, key: &ServiceKey<A>) -> Result<(), TableError> {

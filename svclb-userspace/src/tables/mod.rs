@@ -1,12 +1,15 @@
 //! The tables: where plans are written to.
 //!
 //! [`Tables`] is one typed operation per map of a family. `bpf` writes the kernel's maps, [`fake`]
-//! keeps everything in memory for tests, [`faulty`] wraps another and fails on purpose. [`run`] carries
+//! keeps everything in memory for tests, [`faulty`] wraps another and fails on purpose. [`run()`] carries
 //! out plans on any of them.
 
 pub mod bpf;
 pub mod fake;
 pub mod faulty;
+mod run;
+
+pub use run::{Report, run};
 
 use std::io;
 use std::time::Duration;
@@ -15,8 +18,8 @@ use svclb_common::config::{Config, flag};
 use svclb_common::schema::{Backend, BackendRef, Service, ServiceKey, ServiceRef};
 
 use crate::ids::Full;
-use crate::model::{FamilyAddress, PortKey};
-use crate::plan::{Action, Bitmap, Content, Limits, Planner, Step};
+use crate::model::FamilyAddress;
+use crate::plan::{Bitmap, Content, Limits, Planner};
 
 /// A map operation that failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,18 +35,32 @@ pub struct TableError {
     pub source: io::Error,
 }
 
+/// Many writes to one map of which one failed: those before it were made, those behind it were not tried.
+#[derive(Debug, thiserror::Error)]
+#[error("{error} (after {done} that succeeded)")]
+pub struct Cut {
+    /// How many were made.
+    pub done: usize,
+    /// What became of the next one.
+    #[source]
+    pub error: TableError,
+}
+
 /// The maps of one family that the agent alone writes.
+///
+/// What comes in great numbers is written many entries at a time, in the order given; there are as many values
+/// as keys.
 pub trait Tables<A: FamilyAddress> {
-    /// Writes a word of a bitmap.
-    fn write_interest(&mut self, bitmap: Bitmap, word: u32, value: u64) -> Result<(), TableError>;
-    /// Writes a backend.
-    fn write_backend(&mut self, number: u32, value: &Backend<A>) -> Result<(), TableError>;
-    /// Writes a range of slots.
-    fn write_slots(&mut self, first: u32, list: &[BackendRef]) -> Result<(), TableError>;
-    /// Writes a Service port.
-    fn write_service(&mut self, number: u32, value: &Service) -> Result<(), TableError>;
-    /// Adds or replaces a frontend.
-    fn put_frontend(&mut self, key: &ServiceKey<A>, value: &ServiceRef) -> Result<(), TableError>;
+    /// Writes words of a bitmap.
+    fn write_interest(&mut self, bitmap: Bitmap, words: &[u32], values: &[u64]) -> Result<(), Cut>;
+    /// Writes backends.
+    fn write_backends(&mut self, numbers: &[u32], values: &[Backend<A>]) -> Result<(), Cut>;
+    /// Writes slots.
+    fn write_slots(&mut self, slots: &[u32], values: &[BackendRef]) -> Result<(), Cut>;
+    /// Writes Service ports.
+    fn write_services(&mut self, numbers: &[u32], values: &[Service]) -> Result<(), Cut>;
+    /// Adds or replaces frontends.
+    fn put_frontends(&mut self, keys: &[ServiceKey<A>], values: &[ServiceRef]) -> Result<(), Cut>;
     /// Removes a frontend; one that is not there is no error.
     fn remove_frontend(&mut self, key: &ServiceKey<A>) -> Result<(), TableError>;
     /// Adds a range of sources: prefix length and address.
@@ -75,76 +92,6 @@ pub enum Failure {
     Full(#[from] Full),
 }
 
-/// What [`run`] did.
-#[derive(Default, Debug)]
-pub struct Report {
-    /// Writes that succeeded.
-    pub writes: usize,
-    /// What failed, with the Service port if one is concerned. It stays pending.
-    pub failures: Vec<(Option<PortKey>, Failure)>,
-}
-
-/// Service ports in one plan. Bounds the memory of a first sync; less would break no promise.
-const CHUNK: usize = 1024;
-
-/// Plans for everything that is pending and carries the plans out.
-pub fn run<A: FamilyAddress>(planner: &mut Planner<A>, tables: &mut impl Tables<A>, now: Duration) -> Report {
-    let mut report = Report::default();
-    let pending = planner.pending();
-    if pending.is_empty() && !planner.is_settled() {
-        run_plan(planner, &[], tables, now, &mut report);
-    }
-    for keys in pending.chunks(CHUNK) {
-        run_plan(planner, keys, tables, now, &mut report);
-    }
-    report
-}
-
-fn run_plan<A: FamilyAddress>(
-    planner: &mut Planner<A>,
-    keys: &[PortKey],
-    tables: &mut impl Tables<A>,
-    now: Duration,
-    report: &mut Report,
-) {
-    let mut plan = planner.plan(keys, now);
-    let refused = std::mem::take(&mut plan.refused);
-    report.failures.extend(refused.into_iter().map(|(key, full)| (Some(key), full.into())));
-    for step in std::mem::take(&mut plan.steps) {
-        if plan.is_cancelled(&step) || planner.must_wait(&plan, &step) {
-            continue;
-        }
-        match execute(planner.content(), tables, &step) {
-            Ok(()) => {
-                planner.done(&mut plan, &step, now);
-                report.writes += 1;
-            }
-            Err(error) => report.failures.push((plan.fail(step.port), error.into())),
-        }
-    }
-    planner.finish(plan, now);
-}
-
-/// Carries out one step.
-pub fn execute<A: FamilyAddress>(
-    content: &Content<A>,
-    tables: &mut impl Tables<A>,
-    step: &Step<A>,
-) -> Result<(), TableError> {
-    match &step.action {
-        Action::SetInterest { bitmap, word, bits } => {
-            tables.write_interest(*bitmap, *word, content.interest(*bitmap, *word) | bits)
-        }
-        Action::WriteBackend { number, value } => tables.write_backend(*number, value),
-        Action::WriteSlots { first, list } => tables.write_slots(*first, list),
-        Action::AddSourceRange { service, range } => tables.add_source_range(*service, *range),
-        Action::RemoveSourceRange { service, range } => tables.remove_source_range(*service, *range),
-        Action::WriteService { number, value } => tables.write_service(*number, value),
-        Action::PutFrontend { key, value } => tables.put_frontend(key, value),
-        Action::RemoveFrontend { key } => tables.remove_frontend(key),
-    }
-}
-
 /// Writes the idle halves of a family's bitmaps. When both families succeeded, the halves can be
 /// switched with [`switch_halves`].
 pub fn write_idle_half<A: FamilyAddress>(
@@ -152,9 +99,13 @@ pub fn write_idle_half<A: FamilyAddress>(
     tables: &mut impl Tables<A>,
     now: Duration,
 ) -> Result<(), TableError> {
-    for (bitmap, word, value) in planner.idle_half(now) {
-        tables.write_interest(bitmap, word, value)?;
-        planner.interest_written((bitmap, word, value));
+    for change in planner.idle_half(now).chunk_by(|one, other| one.0 == other.0) {
+        let Some((bitmap, _, _)) = change.first() else { continue };
+        let (words, values): (Vec<u32>, Vec<u64>) = change.iter().map(|(_, word, value)| (*word, *value)).unzip();
+        let written = tables.write_interest(*bitmap, &words, &values);
+        let done = written.as_ref().map_or_else(|cut| cut.done, |()| words.len());
+        change.iter().take(done).for_each(|word| planner.interest_written(*word));
+        written.map_err(|cut| cut.error)?;
     }
     Ok(())
 }

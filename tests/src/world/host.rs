@@ -321,10 +321,10 @@ impl<A: Of> Tables<A> for HostEnv {
 
     fn in_source_range(&self, key: &SourceRangeKey<A>) -> bool {
         let tables = A::tables(self).borrow();
-        tables.agent.content.source_ranges.get(&key.service).is_some_and(|ranges| {
+        tables.agent.content.source_ranges.get(&key.range.service).is_some_and(|ranges| {
             ranges.iter().any(|(length, network)| {
                 let mask = mask::<A>(u32::from(*length));
-                key.address.within(*network, mask)
+                key.range.address.within(*network, mask)
             })
         })
     }

@@ -8,7 +8,7 @@ use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Masquerade, MasqueradeKey, Plain, Service,
-    ServiceKey, ServiceRef,
+    ServiceKey, ServiceRef, SourceRange,
 };
 use svclb_userspace::bpf::load::{self, Object, Options};
 use svclb_userspace::bpf::pod::Pod;
@@ -230,7 +230,7 @@ fn clearing(pins: &Path) -> anyhow::Result<Vec<Box<dyn FnMut() + Send>>> {
     }
     macro_rules! tries {
         ($($name:literal: $address:ty,)+) => { $(
-            let mut map: LpmTrie<MapData, Pod<AffinityKey<$address>>, Pod<u32>> = load::open_pinned(pins, $name)?;
+            let mut map: LpmTrie<MapData, Pod<SourceRange<$address>>, Pod<u32>> = load::open_pinned(pins, $name)?;
             all.push(Box::new(move || {
                 let keys: Vec<_> = map.keys().collect::<Result<_, _>>().expect(concat!($name, " can be read"));
                 for key in keys {

@@ -111,7 +111,7 @@ impl Scene {
 fn gone<A: Of>(tables: &mut impl Tables<A>, written: &Written<A>, first: u32, count: u32) {
     for (number, backend) in written.backends.range(first..first + count) {
         let backend = Backend { state: backend_state::GONE, flags: 0, ..*backend };
-        tables.write_backend(*number, &backend).expect("BACKENDS can be written");
+        tables.write_backends(&[*number], &[backend]).expect("BACKENDS can be written");
     }
 }
 
@@ -141,7 +141,7 @@ impl Place {
             let (word, mask) = interest::word(bit);
             let value = words[usize::from(bitmap == Bitmap::Backends)].entry(word).or_default();
             *value |= mask;
-            tables.write_interest(bitmap, word, *value).expect("INTEREST can be written");
+            tables.write_interest(bitmap, &[word], &[*value]).expect("INTEREST can be written");
         };
         let mut cluster = Vec::new();
         let mut local = Vec::new();
@@ -165,12 +165,13 @@ impl Place {
                 service: self.number,
                 address: ip,
             };
-            tables.write_backend(number, &value).expect("BACKENDS can be written");
+            tables.write_backends(&[number], &[value]).expect("BACKENDS can be written");
             remembered.insert(number, value);
         }
         for ((first, _), list) in self.lists.iter().zip([&cluster, &local]) {
             if !list.is_empty() {
-                tables.write_slots(*first, list).expect("SLOTS can be written");
+                let slots: Vec<u32> = (*first..).take(list.len()).collect();
+                tables.write_slots(&slots, list).expect("SLOTS can be written");
             }
         }
         for (length, network) in &spec.ranges {
@@ -186,7 +187,7 @@ impl Place {
             local_count: self.lists[1].1,
             after: self.version,
         };
-        tables.write_service(self.number, &service).expect("SERVICE can be written");
+        tables.write_services(&[self.number], &[service]).expect("SERVICE can be written");
         for (frontend, role) in &spec.frontends {
             let (ip, port) = (address::<A>(frontend.ip()), Be16::new(frontend.port()));
             let bit = if *role == scope::NODE_PORT {
@@ -196,10 +197,12 @@ impl Place {
             };
             set(tables, Bitmap::Frontends, bit);
             let value = ServiceRef { number: self.number, scope: *role, zero: [0; 3] };
-            tables.put_frontend(&ServiceKey::new(ip, port, spec.protocol), &value).expect("SERVICES can be written");
+            tables
+                .put_frontends(&[ServiceKey::new(ip, port, spec.protocol)], &[value])
+                .expect("SERVICES can be written");
             if *role == scope::CLUSTER {
                 let mark = ServiceRef { number: 0, scope: scope::CLUSTER_ADDRESS, zero: [0; 3] };
-                tables.put_frontend(&ServiceKey::cluster_ip(ip), &mark).expect("SERVICES can be written");
+                tables.put_frontends(&[ServiceKey::cluster_ip(ip)], &[mark]).expect("SERVICES can be written");
             }
         }
     }

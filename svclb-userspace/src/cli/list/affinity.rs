@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aya::maps::{HashMap, MapData};
 use serde::Serialize;
-use svclb_common::schema::{Affinity, AffinityKey, Backend, Plain, ServiceKey};
+use svclb_common::schema::{Affinity, AffinityKey, Backend, Plain, ServiceKey, SourceRange};
 
 use super::{Row, endpoint};
 use crate::bpf::pod::Pod;
@@ -47,6 +47,7 @@ where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
     AffinityKey<A>: Plain,
+    SourceRange<A>: Plain,
 {
     let content = read_pinned::<A>(pins)?;
     let name = format!("AFFINITY{}", A::FAMILY.suffix());

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use svclb_common::schema::{AffinityKey, Backend, Plain, ServiceKey};
+use svclb_common::schema::{Backend, Plain, ServiceKey, SourceRange};
 use svclb_common::service::{backend_flag, backend_state};
 
 use super::{Row, endpoint};
@@ -49,7 +49,7 @@ pub(super) fn rows<A: FamilyAddress>(pins: &Path) -> Result<Vec<BackendRow>, Tab
 where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
-    AffinityKey<A>: Plain,
+    SourceRange<A>: Plain,
 {
     let content = read_pinned::<A>(pins)?;
     let serving = (0..).zip(content.backends).filter(|(_, backend)| backend.state == backend_state::SERVING);

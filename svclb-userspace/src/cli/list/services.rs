@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use svclb_common::schema::{AffinityKey, Backend, Plain, ServiceKey};
+use svclb_common::schema::{Backend, Plain, ServiceKey, SourceRange};
 use svclb_common::service::{flag, scope};
 
 use super::{Row, endpoint, protocol};
@@ -61,7 +61,7 @@ pub(super) fn rows<A: FamilyAddress>(pins: &Path) -> Result<Vec<ServiceRow>, Tab
 where
     ServiceKey<A>: Plain,
     Backend<A>: Plain,
-    AffinityKey<A>: Plain,
+    SourceRange<A>: Plain,
 {
     let content = read_pinned::<A>(pins)?;
     let mut frontends: Vec<_> =

@@ -1,6 +1,6 @@
 //! Making the steps of a plan: what each Service port needs, in the phases of [`crate::plan`].
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use svclb_common::schema::{Backend, BackendRef, Service, ServiceRef};
@@ -33,6 +33,16 @@ impl<A: FamilyAddress> Phases<A> {
             steps.push(Step { port, action });
         }
     }
+
+    /// Adds a step unless it is the same as the last one: the address of a frontend is often its mark's as well.
+    fn add_once(&mut self, phase: usize, port: Option<usize>, action: Action<A>) {
+        let step = Step { port, action };
+        if let Some(steps) = self.0.get_mut(phase)
+            && steps.last() != Some(&step)
+        {
+            steps.push(step);
+        }
+    }
 }
 
 impl<A: FamilyAddress> Planner<A> {
@@ -41,28 +51,23 @@ impl<A: FamilyAddress> Planner<A> {
     pub fn plan(&mut self, keys: &[PortKey], now: Duration) -> Plan<A> {
         let mut phases = Phases(Default::default());
         let mut plan = Plan { steps: Vec::new(), refused: Vec::new(), ports: Vec::with_capacity(keys.len()) };
-        let mut index = HashMap::new();
+        // Nobody looks at it meanwhile.
+        let wanted = std::mem::take(&mut self.wanted);
         for key in keys {
-            let planned = match self.wanted.remove(key) {
-                Some(tables) => {
-                    let planned = self.plan_port(key, &tables, plan.ports.len(), &mut phases, now);
-                    self.wanted.insert(key.clone(), tables);
-                    planned.map(Some)
-                }
+            let planned = match wanted.get(key) {
+                Some(tables) => self.plan_port(key, tables, plan.ports.len(), &mut phases, now).map(Some),
                 None => Ok(self.plan_removal(key, plan.ports.len(), &mut phases, now)),
             };
             match planned {
-                Ok(Some(port)) => {
-                    index.insert(key.clone(), plan.ports.len());
-                    plan.ports.push(port);
-                }
+                Ok(Some(port)) => plan.ports.push(port),
                 Ok(None) => {
                     self.dirty.remove(key);
                 }
                 Err(full) => plan.refused.push((key.clone(), full)),
             }
         }
-        self.plan_frontends(&index, &mut phases);
+        self.wanted = wanted;
+        self.plan_frontends(&plan.ports, &mut phases);
         for number in std::mem::take(&mut self.strays) {
             phases.add(Phases::<A>::BACKENDS_GONE, None, self.gone(number));
         }
@@ -121,7 +126,7 @@ impl<A: FamilyAddress> Planner<A> {
             failed: false,
         };
         let mut switched = [Range { first: 0, count: 0 }; 2];
-        for ((list, old), new) in lists.iter().zip(ranges(&current)).zip(&mut switched) {
+        for ((list, old), new) in lists.into_iter().zip(ranges(&current)).zip(&mut switched) {
             if self.content.list(old) == list.as_slice() {
                 *new = old;
                 continue;
@@ -139,7 +144,7 @@ impl<A: FamilyAddress> Planner<A> {
                 }
             }
             planned.new.push(*new);
-            phases.add(Phases::<A>::SLOTS, port, Action::WriteSlots { first: new.first, list: list.clone() });
+            phases.add(Phases::<A>::SLOTS, port, Action::WriteSlots { first: new.first, list });
         }
         for (member, action) in writes {
             self.plan_interest(&member, port, phases);
@@ -242,31 +247,30 @@ impl<A: FamilyAddress> Planner<A> {
         Action::WriteBackend { number, value: Backend { state: backend_state::GONE, flags: 0, ..current } }
     }
 
-    /// Plans the frontends that may be wrong and whose owner, if any, is in this plan.
-    fn plan_frontends(&mut self, index: &HashMap<PortKey, usize>, phases: &mut Phases<A>) {
+    /// Plans the frontends of these ports that may be wrong, and those that nobody wants.
+    fn plan_frontends(&mut self, ports: &[PlannedPort], phases: &mut Phases<A>) {
+        let (content, claims) = (&self.content, &self.claims);
+        self.unwanted.retain(|key| content.frontends.contains_key(key));
+        for key in &self.unwanted {
+            phases.add(Phases::<A>::FRONTENDS_GONE, None, Action::RemoveFrontend { key: *key });
+        }
         let mut settled = Vec::new();
-        for key in &self.stale {
-            let current = self.content.frontends.get(key);
-            let Some((scope, owner)) = self.claims.get(key).and_then(|claims| claims.first()) else {
-                if current.is_some() {
-                    phases.add(Phases::<A>::FRONTENDS_GONE, None, Action::RemoveFrontend { key: *key });
-                } else {
-                    settled.push(*key);
+        for (index, port) in ports.iter().enumerate() {
+            let wanted = self.wanted.get(&port.key).into_iter().flat_map(|tables| &tables.frontends);
+            for (key, scope) in wanted.filter(|(key, _)| self.stale.contains(key)) {
+                let is_best = |claims: &Vec<(u8, PortKey)>| claims.first().is_some_and(|(_, best)| *best == port.key);
+                if !claims.get(key).is_some_and(is_best) {
+                    continue;
                 }
-                continue;
-            };
-            let number = match self.ids.service(owner) {
-                _ if *scope == scope::CLUSTER_ADDRESS => 0,
-                Some(number) => number,
-                None => continue,
-            };
-            let value = ServiceRef { number, scope: *scope, zero: [0; 3] };
-            if current == Some(&value) {
-                settled.push(*key);
-            } else if let Some(port) = index.get(owner) {
+                let number = if *scope == scope::CLUSTER_ADDRESS { 0 } else { port.number };
+                let value = ServiceRef { number, scope: *scope, zero: [0; 3] };
+                if content.frontends.get(key) == Some(&value) {
+                    settled.push(*key);
+                    continue;
+                }
                 let member = Member::Frontend(*key, *scope);
-                self.plan_interest(&member, Some(*port), phases);
-                phases.add(Phases::<A>::FRONTENDS, Some(*port), Action::PutFrontend { key: *key, value });
+                self.plan_interest(&member, Some(index), phases);
+                phases.add(Phases::<A>::FRONTENDS, Some(index), Action::PutFrontend { key: *key, value });
             }
         }
         for key in settled {
@@ -277,7 +281,7 @@ impl<A: FamilyAddress> Planner<A> {
     fn plan_interest(&self, member: &Member<A>, port: Option<usize>, phases: &mut Phases<A>) {
         let (bitmap, word, bits) = member.place(&self.config, self.active_half());
         if self.content.interest(bitmap, word) & bits == 0 {
-            phases.add(Phases::<A>::INTEREST, port, Action::SetInterest { bitmap, word, bits });
+            phases.add_once(Phases::<A>::INTEREST, port, Action::SetInterest { bitmap, word, bits });
         }
     }
 }
