@@ -116,7 +116,8 @@ pub struct Sizes {
     pub frontends: u32,
     /// Service numbers: Service ports.
     pub services: u32,
-    /// Entries of SLOTS: both lists of every Service port, twice, as lists are replaced, not edited.
+    /// Entries of SLOTS: the list of every Service port, twice, as lists are replaced, not edited. The list of
+    /// endpoints on this node is short beside it.
     pub slots: u32,
     /// Backend numbers: endpoints, counted once for each Service port.
     pub backends: u32,
@@ -147,7 +148,7 @@ impl Sizes {
             interest_backends: 65_536,
             frontends: 65_536,
             services: 32_768,
-            slots: 524_288,
+            slots: 262_144,
             backends: 131_072,
             flow_buckets,
             spill_buckets: flow_buckets / 16,

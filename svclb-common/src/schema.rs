@@ -405,8 +405,11 @@ pub enum Kind {
     Array,
     /// Array with a value for each CPU.
     PerCpuArray,
-    /// Hash.
+    /// Hash whose entries are all allocated when it is made: for what packets add to, who cannot wait for memory.
     Hash,
+    /// Hash whose entries are allocated as they come (`BPF_F_NO_PREALLOC`): for what the agent alone adds to,
+    /// which tries again when there is no memory.
+    GrowingHash,
     /// Longest prefix match trie.
     LpmTrie,
 }
@@ -458,8 +461,8 @@ maps! {
     INTEREST_FRONTENDS6 Array [u32 => u64] SizedBy("interest_frontends"), "the same for IPv6";
     INTEREST_BACKENDS4 Array [u32 => u64] SizedBy("interest_backends"), "bitmap of hashed backend endpoints, two halves";
     INTEREST_BACKENDS6 Array [u32 => u64] SizedBy("interest_backends"), "the same for IPv6";
-    SERVICES4 Hash [ServiceKey<Addr4> => ServiceRef] SizedBy("frontends"), "frontend -> service number and role";
-    SERVICES6 Hash [ServiceKey<Addr6> => ServiceRef] SizedBy("frontends"), "the same for IPv6";
+    SERVICES4 GrowingHash [ServiceKey<Addr4> => ServiceRef] SizedBy("frontends"), "frontend -> service number and role";
+    SERVICES6 GrowingHash [ServiceKey<Addr6> => ServiceRef] SizedBy("frontends"), "the same for IPv6";
     SERVICE4 Array [u32 => Service] SizedBy("services"), "service number -> flags, slot ranges, affinity";
     SERVICE6 Array [u32 => Service] SizedBy("services"), "the same for IPv6";
     SLOTS4 Array [u32 => BackendRef] SizedBy("slots"), "ranges of backend numbers";
@@ -480,7 +483,7 @@ maps! {
     AFFINITY6 Hash [AffinityKey<Addr6> => Affinity] SizedBy("affinity"), "the same for IPv6";
     SOURCE_RANGES4 LpmTrie [SourceRangeKey<Addr4> => u32] SizedBy("source_ranges"), "clients that a load balancer address admits";
     SOURCE_RANGES6 LpmTrie [SourceRangeKey<Addr6> => u32] SizedBy("source_ranges"), "the same for IPv6";
-    DEVICES Hash [u32 => Device] Fixed(16_384), "interface index -> role, masquerade addresses";
+    DEVICES GrowingHash [u32 => Device] Fixed(16_384), "interface index -> role, masquerade addresses";
     COUNTERS PerCpuArray [u32 => u64] Fixed(crate::verdict::COUNTER_SLOTS), "verdicts, drop reasons and events";
     SERVICE_COUNTERS4 PerCpuArray [u32 => ServiceCounters] SizedBy("services"), "per Service: flows, refused, dropped";
     SERVICE_COUNTERS6 PerCpuArray [u32 => ServiceCounters] SizedBy("services"), "the same for IPv6";

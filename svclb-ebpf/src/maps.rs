@@ -3,6 +3,7 @@
 //! Two maps are the kernel's own: SCRATCH, the datapath's working memory (`tc` programs of one CPU do not
 //! interrupt each other), and TEST_ENV.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, PerCpuArray};
 use aya_ebpf::macros::btf_map;
 use svclb_common::addr::{Addr4, Addr6};
@@ -12,6 +13,9 @@ use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Masquerade, MasqueradeKey, RefusalBudget,
     Service, ServiceCounters, ServiceKey, ServiceRef, SourceRange,
 };
+
+/// Flags of a hash whose entries are allocated as they come.
+const GROWING: usize = BPF_F_NO_PREALLOC as usize;
 
 /// What tests put in place of clock and random numbers, see [`crate::env`].
 #[repr(C)]
@@ -38,8 +42,8 @@ maps! {
     INTEREST_FRONTENDS6: Array<u64, 1>;
     INTEREST_BACKENDS4: Array<u64, 1>;
     INTEREST_BACKENDS6: Array<u64, 1>;
-    SERVICES4: HashMap<ServiceKey<Addr4>, ServiceRef, 1>;
-    SERVICES6: HashMap<ServiceKey<Addr6>, ServiceRef, 1>;
+    SERVICES4: HashMap<ServiceKey<Addr4>, ServiceRef, 1, GROWING>;
+    SERVICES6: HashMap<ServiceKey<Addr6>, ServiceRef, 1, GROWING>;
     SERVICE4: Array<Service, 1>;
     SERVICE6: Array<Service, 1>;
     SLOTS4: Array<BackendRef, 1>;
@@ -60,7 +64,7 @@ maps! {
     AFFINITY6: HashMap<AffinityKey<Addr6>, Affinity, 1>;
     SOURCE_RANGES4: LpmTrie<SourceRange<Addr4>, u32, 1>;
     SOURCE_RANGES6: LpmTrie<SourceRange<Addr6>, u32, 1>;
-    DEVICES: HashMap<u32, Device, 1>;
+    DEVICES: HashMap<u32, Device, 1, GROWING>;
     COUNTERS: PerCpuArray<u64, 1>;
     SERVICE_COUNTERS4: PerCpuArray<ServiceCounters, 1>;
     SERVICE_COUNTERS6: PerCpuArray<ServiceCounters, 1>;

@@ -12,6 +12,7 @@ pub mod config;
 pub mod desired;
 pub mod hashing;
 pub mod health;
+mod heap;
 pub mod host;
 pub mod ids;
 pub mod k8s;

@@ -30,7 +30,7 @@ fn ip(first: u8, second: u8, index: u32) -> IpAddr {
 
 fn service(index: u32) -> Event {
     Event::ServiceApplied(Arc::new(Service {
-        name: ServiceName::new("default", &format!("service-{index}")),
+        name: ServiceName::new("default", format!("service-{index}")),
         kind: ServiceKind::ClusterIp,
         families: [true, false],
         cluster_ips: [Some(ip(10, 96, index)), None],
@@ -51,12 +51,11 @@ fn slice(index: u32, third: IpAddr) -> Event {
         serving: true,
         terminating: false,
         node: Some("n2".into()),
-        zone_hints: vec![],
-        node_hints: vec![],
+        hints: None,
     };
     Event::SliceApplied(Arc::new(Slice {
         name: SliceName { namespace: "default".into(), name: format!("service-{index}-abc").into() },
-        service: ServiceName::new("default", &format!("service-{index}")),
+        service: ServiceName::new("default", format!("service-{index}")),
         family: Family::V4,
         ports: vec![SlicePort { name: "http".into(), protocol: Protocol::Tcp, port: 8080 }],
         changed: None,

@@ -32,6 +32,7 @@ use crate::clock::jiffies_per_second;
 use crate::config::AgentOptions;
 use crate::desired::datapath_config::{self, Identity};
 use crate::health::Health;
+use crate::heap;
 use crate::host::{self, Attachment, DeviceEvent, HostEvent};
 use crate::ids::GRACE;
 use crate::k8s;
@@ -298,6 +299,7 @@ impl Agent {
         }
         if !self.ready && Family::ALL.into_iter().all(|family| broken(family) == 0) {
             self.ready = true;
+            heap::give_back();
             self.tell_ready();
         }
     }
@@ -318,6 +320,7 @@ impl Agent {
             }
             Err(error) => warn!(%error, "cannot compare the tables with what was written"),
         }
+        heap::give_back();
     }
 
     fn rebuild(&mut self) {

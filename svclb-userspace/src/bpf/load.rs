@@ -206,7 +206,7 @@ fn check_pin(dir: &Path, info: &schema::MapInfo) -> Result<Option<u32>, LoadErro
     let wanted_type = match info.kind {
         Kind::Array => MapType::Array,
         Kind::PerCpuArray => MapType::PerCpuArray,
-        Kind::Hash => MapType::Hash,
+        Kind::Hash | Kind::GrowingHash => MapType::Hash,
         Kind::LpmTrie => MapType::LpmTrie,
     };
     let found_type = pinned.map_type().map_err(|source| LoadError::Map { name: info.name.to_owned(), source })?;

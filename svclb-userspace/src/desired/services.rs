@@ -40,7 +40,7 @@ pub fn tables<'a, A: FamilyAddress>(
             (ranges.is_some(), flag::SOURCE_RANGES),
             (lists.any, flag::HAS_ENDPOINTS),
         ];
-        let key = PortKey { service: service.name.clone(), port: port.name.clone(), protocol: port.protocol };
+        let key = PortKey::new(service.name.clone(), port.name.clone(), port.protocol);
         tables.push((
             key,
             PortTables {

@@ -18,8 +18,8 @@ impl Mode<'_> {
     pub fn admits(self, endpoint: &Endpoint) -> bool {
         match self {
             Self::Everywhere => true,
-            Self::SameNode(node) => endpoint.node_hints.iter().any(|hint| **hint == *node),
-            Self::SameZone(zone) => endpoint.zone_hints.iter().any(|hint| **hint == *zone),
+            Self::SameNode(node) => endpoint.node_hints().iter().any(|hint| **hint == *node),
+            Self::SameZone(zone) => endpoint.zone_hints().iter().any(|hint| **hint == *zone),
         }
     }
 }
@@ -44,10 +44,10 @@ pub fn mode<'a, 'e>(
         }
         (all && one).then_some(mode)
     };
-    let by_node = usable(Mode::SameNode(node), |endpoint| !endpoint.node_hints.is_empty());
+    let by_node = usable(Mode::SameNode(node), |endpoint| !endpoint.node_hints().is_empty());
     let by_zone = || {
         let zone = zone.filter(|zone| !zone.is_empty())?;
-        usable(Mode::SameZone(zone), |endpoint| !endpoint.zone_hints.is_empty())
+        usable(Mode::SameZone(zone), |endpoint| !endpoint.zone_hints().is_empty())
     };
     let mode = by_node.or_else(by_zone);
     if ready.next().is_none() {

@@ -8,6 +8,7 @@
 pub mod address;
 pub mod api;
 pub mod manifests;
+mod names;
 pub mod node;
 pub mod pods;
 pub mod service;

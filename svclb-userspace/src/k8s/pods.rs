@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1 as api;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::address::parse_address;
+use super::names::shared;
 use crate::model::{Endpoint, Family, Protocol, ServiceName, Slice, SliceName, SlicePort};
 
 /// What a Service with a selector says of its endpoints.
@@ -135,7 +136,7 @@ fn endpoints(pod: &api::Pod) -> Vec<Endpoint> {
     let is_ready = |condition: &api::PodCondition| condition.type_ == "Ready" && condition.status == "True";
     let serving = status.conditions.iter().flatten().any(is_ready);
     let terminating = pod.metadata.deletion_timestamp.is_some();
-    let node: Option<Arc<str>> = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).map(Arc::from);
+    let node: Option<Arc<str>> = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).map(shared);
     let mut texts: Vec<&str> = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).collect();
     if texts.is_empty() {
         texts.extend(status.pod_ip.as_deref());
@@ -147,8 +148,7 @@ fn endpoints(pod: &api::Pod) -> Vec<Endpoint> {
             serving,
             terminating,
             node: node.clone(),
-            zone_hints: Vec::new(),
-            node_hints: Vec::new(),
+            hints: None,
         })
     };
     texts.into_iter().filter_map(endpoint).collect()

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1 as api;
 
 use super::address::{parse_address, parse_prefix};
+use super::names::shared;
 use super::{Problems, object};
 use crate::model::service::DEFAULT_AFFINITY_SECONDS;
 use crate::model::{Family, Problem, Protocol, Service, ServiceKind, ServiceName, ServicePort};
@@ -25,7 +26,7 @@ pub enum WithoutClusterIp {
 /// The name of a Service; none for an object without one.
 pub fn name(service: &api::Service) -> Option<ServiceName> {
     let namespace = service.metadata.namespace.as_deref().unwrap_or("default");
-    Some(ServiceName::new(namespace, service.metadata.name.as_deref()?))
+    Some(ServiceName::new(shared(namespace), service.metadata.name.as_deref()?))
 }
 
 /// What a Service says, and what is wrong with it. `None` if there is nothing to serve: it is headless,
@@ -170,7 +171,7 @@ fn ports(spec: &api::ServiceSpec, problems: &mut Problems) -> Vec<ServicePort> {
             let message = format!("port {name:?}: SCTP is not translated yet: its packets pass as they are");
             problems.add("UnsupportedProtocol", message);
         }
-        ports.push(ServicePort { name: name.into(), protocol, port: number, node_port });
+        ports.push(ServicePort { name: shared(name), protocol, port: number, node_port });
     }
     ports
 }

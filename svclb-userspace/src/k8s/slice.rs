@@ -1,6 +1,5 @@
 //! `EndpointSlices`: which count, and what of them.
 
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use k8s_openapi::api::discovery::v1 as api;
@@ -8,8 +7,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::Timestamp;
 
 use super::address::parse_address;
+use super::names::shared;
 use super::{Problems, object};
-use crate::model::{Endpoint, Family, Problem, Protocol, ServiceName, Slice, SliceName, SlicePort};
+use crate::model::{Endpoint, Family, Hints, Problem, Protocol, ServiceName, Slice, SliceName, SlicePort};
 
 /// Label that names the Service of a slice.
 pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
@@ -23,7 +23,7 @@ pub const CHANGED_ANNOTATION: &str = "endpoints.kubernetes.io/last-change-trigge
 /// The name of a slice; none for an object without one.
 pub fn name(metadata: &ObjectMeta) -> Option<SliceName> {
     let namespace = metadata.namespace.as_deref().unwrap_or("default");
-    Some(SliceName { namespace: namespace.into(), name: metadata.name.as_deref()?.into() })
+    Some(SliceName { namespace: shared(namespace), name: metadata.name.as_deref()?.into() })
 }
 
 /// What a slice says, and what is wrong with it. `None` if it does not count: it is hidden, belongs to
@@ -50,7 +50,7 @@ fn project_parts(slice: &api::EndpointSlice, problems: &mut Problems) -> Option<
         return None;
     };
     Some(Slice {
-        service: ServiceName { namespace: name.namespace.clone(), name: service.as_str().into() },
+        service: ServiceName::new(name.namespace.clone(), service.as_str()),
         name,
         family,
         ports: slice.ports.iter().flatten().filter_map(|port| slice_port(port, problems)).collect(),
@@ -74,7 +74,7 @@ fn slice_port(port: &api::EndpointPort, problems: &mut Problems) -> Option<Slice
         problems.add("UnknownProtocol", message);
         return None;
     };
-    Some(SlicePort { name: name.into(), protocol, port: number })
+    Some(SlicePort { name: shared(name), protocol, port: number })
 }
 
 fn endpoint(endpoint: &api::Endpoint, problems: &mut Problems) -> Option<Endpoint> {
@@ -92,8 +92,10 @@ fn endpoint(endpoint: &api::Endpoint, problems: &mut Problems) -> Option<Endpoin
         ready: conditions.and_then(|own| own.ready).unwrap_or(true),
         serving: conditions.and_then(|own| own.serving).unwrap_or(true),
         terminating: conditions.and_then(|own| own.terminating).unwrap_or(false),
-        node: endpoint.node_name.as_deref().map(Arc::from),
-        zone_hints: zones.map(|hint| hint.name.as_str().into()).collect(),
-        node_hints: nodes.map(|hint| hint.name.as_str().into()).collect(),
+        node: endpoint.node_name.as_deref().map(shared),
+        hints: Hints::of(
+            zones.map(|hint| shared(&hint.name)).collect(),
+            nodes.map(|hint| shared(&hint.name)).collect(),
+        ),
     })
 }

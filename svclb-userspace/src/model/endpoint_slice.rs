@@ -46,10 +46,37 @@ pub struct Endpoint {
     pub terminating: bool,
     /// Node that it runs on.
     pub node: Option<Arc<str>>,
+    /// Who should use it; none if that is left open. Few endpoints have hints, and there are many endpoints.
+    pub hints: Option<Box<Hints>>,
+}
+
+impl Endpoint {
     /// Zones whose nodes should use it.
-    pub zone_hints: Vec<Arc<str>>,
+    pub fn zone_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.zones)
+    }
+
     /// Nodes that should use it.
-    pub node_hints: Vec<Arc<str>>,
+    pub fn node_hints(&self) -> &[Arc<str>] {
+        self.hints.as_ref().map_or(&[], |hints| &hints.nodes)
+    }
+}
+
+/// Who should use an endpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hints {
+    /// Zones.
+    zones: Vec<Arc<str>>,
+    /// Nodes.
+    nodes: Vec<Arc<str>>,
+}
+
+impl Hints {
+    /// Hints for zones and nodes; none if there are neither.
+    pub fn of(zones: Vec<Arc<str>>, nodes: Vec<Arc<str>>) -> Option<Box<Self>> {
+        let some = !zones.is_empty() || !nodes.is_empty();
+        some.then(|| Box::new(Self { zones, nodes }))
+    }
 }
 
 /// What one slice says.

@@ -11,7 +11,7 @@ pub mod node;
 pub mod service;
 pub mod store;
 
-pub use endpoint_slice::{Endpoint, Slice, SliceName, SlicePort};
+pub use endpoint_slice::{Endpoint, Hints, Slice, SliceName, SlicePort};
 pub use event::{Event, Kind, Object, Problem};
 pub use family::{Family, FamilyAddress};
 pub use node::Node;

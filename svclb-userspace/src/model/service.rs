@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::net::IpAddr;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -11,9 +12,13 @@ use super::Family;
 /// What Kubernetes sets when a Service asks for affinity and names no timeout: three hours.
 pub const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 
-/// Namespace and name of a Service.
+/// Namespace and name of a Service. Of the size of a pointer, as many tables hold it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct ServiceName {
+pub struct ServiceName(Arc<ServiceNameParts>);
+
+/// The parts of a [`ServiceName`].
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServiceNameParts {
     /// Namespace.
     pub namespace: Arc<str>,
     /// Name.
@@ -22,8 +27,16 @@ pub struct ServiceName {
 
 impl ServiceName {
     /// From its two parts.
-    pub fn new(namespace: &str, name: &str) -> Self {
-        Self { namespace: namespace.into(), name: name.into() }
+    pub fn new(namespace: impl Into<Arc<str>>, name: impl Into<Arc<str>>) -> Self {
+        Self(Arc::new(ServiceNameParts { namespace: namespace.into(), name: name.into() }))
+    }
+}
+
+impl Deref for ServiceName {
+    type Target = ServiceNameParts;
+
+    fn deref(&self) -> &ServiceNameParts {
+        &self.0
     }
 }
 
@@ -134,15 +147,35 @@ impl Service {
     }
 }
 
-/// One port of one Service: what has a service number in each family.
+/// One port of one Service: what has a service number in each family. Of the size of a pointer, as many tables
+/// hold it.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct PortKey {
+pub struct PortKey(Arc<PortKeyParts>);
+
+/// The parts of a [`PortKey`].
+#[derive(PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct PortKeyParts {
     /// The Service.
     pub service: ServiceName,
     /// Name of the port.
     pub port: Arc<str>,
     /// Protocol.
     pub protocol: Protocol,
+}
+
+impl PortKey {
+    /// From its parts.
+    pub fn new(service: ServiceName, port: impl Into<Arc<str>>, protocol: Protocol) -> Self {
+        Self(Arc::new(PortKeyParts { service, port: port.into(), protocol }))
+    }
+}
+
+impl Deref for PortKey {
+    type Target = PortKeyParts;
+
+    fn deref(&self) -> &PortKeyParts {
+        &self.0
+    }
 }
 
 impl fmt::Display for PortKey {

@@ -442,5 +442,5 @@ fn next_version(service: Service) -> Service {
 
 /// Owner of a number that nobody wants any more. No Service has an empty name.
 fn orphan(number: u32) -> PortKey {
-    PortKey { service: ServiceName::new("", ""), port: number.to_string().into(), protocol: Protocol::Tcp }
+    PortKey::new(ServiceName::new("", ""), number.to_string(), Protocol::Tcp)
 }

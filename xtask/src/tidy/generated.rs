@@ -59,8 +59,9 @@ adopts pinned maps of its own layout only.
 
 A map that comes once for each family ends in 4 or 6. Sizes that are not a number are set when the object
 is loaded. *Bytes each* is what one entry costs in the kernel: the value (for each CPU in a per-CPU array),
-and in a hash the key, 48 bytes of the kernel's own and a 16 byte bucket as well. A trie allocates when it
-is filled, everything else when it is made.
+and in a hash the key, 48 bytes of the kernel's own and a 16 byte bucket as well. A trie and a growing hash
+allocate when they are filled, everything else when it is made; of a growing hash the buckets are there from
+the start.
 
 | map | kind | key | value | entries | bytes each | holds |
 | --- | --- | ---: | ---: | ---: | ---: | --- |
@@ -71,6 +72,7 @@ is filled, everything else when it is made.
             Kind::Array => "array",
             Kind::PerCpuArray => "per-CPU array",
             Kind::Hash => "hash",
+            Kind::GrowingHash => "growing hash",
             Kind::LpmTrie => "trie",
         };
         let entries = match map.entries {
@@ -94,8 +96,8 @@ is filled, everything else when it is made.
 ## Memory
 
 What the maps of both families take on a node, by the node's memory, in MiB, on 4 CPUs. The first column
-is everything but flows, masquerade and affinity; all of it is there from the start and never grows, except
-for source ranges.
+is everything but flows, masquerade and affinity, with 10,000 Services of one port and 10 endpoints each; it
+grows with frontends and source ranges only, and everything else is there from the start.
 
 | node | Services and devices | flows | masquerade | affinity | sum |
 | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -121,6 +123,15 @@ for source ranges.
     text
 }
 
+/// Bytes of a bucket of a hash.
+const HASH_BUCKET: usize = 16;
+
+/// How many entries a growing hash has in the table of the node's memory: for each Service its frontend and the
+/// mark of its address; few devices beside that.
+fn filled(map: &MapInfo) -> usize {
+    if map.name.starts_with("SERVICES") { 2 * 10_000 } else { 0 }
+}
+
 /// What `map` takes in the kernel from the start, in bytes, on 4 CPUs.
 fn bytes_of(map: &MapInfo, sizes: &Sizes) -> usize {
     const CPUS: usize = 4;
@@ -131,6 +142,7 @@ fn bytes_of(map: &MapInfo, sizes: &Sizes) -> usize {
     match map.kind {
         Kind::PerCpuArray => bytes_each(map) * entries as usize * CPUS,
         Kind::Array | Kind::Hash => bytes_each(map) * entries as usize,
+        Kind::GrowingHash => HASH_BUCKET * entries as usize + (bytes_each(map) - HASH_BUCKET) * filled(map),
         Kind::LpmTrie => 0,
     }
 }
@@ -138,12 +150,11 @@ fn bytes_of(map: &MapInfo, sizes: &Sizes) -> usize {
 /// What one entry of `map` costs in the kernel, in bytes, on one CPU.
 fn bytes_each(map: &MapInfo) -> usize {
     const HASH_ELEMENT: usize = 48;
-    const HASH_BUCKET: usize = 16;
     const TRIE_NODE: usize = 40;
     let (key, value) = (map.key.next_multiple_of(8), map.value.next_multiple_of(8));
     match map.kind {
         Kind::Array | Kind::PerCpuArray => value,
-        Kind::Hash => HASH_ELEMENT + HASH_BUCKET + key + value,
+        Kind::Hash | Kind::GrowingHash => HASH_ELEMENT + HASH_BUCKET + key + value,
         // Half of a trie's nodes only join others.
         Kind::LpmTrie => 2 * (TRIE_NODE + key) + value,
     }

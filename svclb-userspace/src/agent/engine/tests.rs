@@ -14,8 +14,8 @@ use svclb_common::schema::ServiceKey;
 use super::{Engine, NodeSettings};
 use crate::desired::node_ports::Entry;
 use crate::model::{
-    Endpoint, Event, Family, Kind, Node, Protocol, Service, ServiceKind, ServiceName, ServicePort, Slice, SliceName,
-    SlicePort,
+    Endpoint, Event, Family, Hints, Kind, Node, Protocol, Service, ServiceKind, ServiceName, ServicePort, Slice,
+    SliceName, SlicePort,
 };
 use crate::plan::tests::safety::{Seen, see};
 use crate::tables::fake::{FakeTables, config};
@@ -48,7 +48,7 @@ struct World {
 }
 
 fn service_name(number: u8) -> ServiceName {
-    ServiceName::new("default", &format!("service-{number}"))
+    ServiceName::new("default", format!("service-{number}"))
 }
 
 fn slice_name(number: u8) -> SliceName {
@@ -101,8 +101,7 @@ fn slice() -> impl Strategy<Value = Slice> {
         serving,
         terminating,
         node: Some(if local { "n1" } else { "n2" }.into()),
-        zone_hints: if zone == 0 { vec![] } else { vec![zone.to_string().into()] },
-        node_hints: vec![],
+        hints: Hints::of(if zone == 0 { vec![] } else { vec![zone.to_string().into()] }, vec![]),
     });
     let ports = vec((0..2u8, any::<bool>()), 1..3);
     (0..4u8, 0..4u8, ports, vec(endpoint, 0..4)).prop_map(|(number, owner, ports, endpoints)| Slice {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use svclb_common::service::backend_flag::{IN_CLUSTER, IN_LOCAL};
 
 use super::{Policy, categorize};
-use crate::model::Endpoint;
+use crate::model::{Endpoint, Hints};
 
 const NODE: &str = "n1";
 
@@ -21,8 +21,7 @@ fn endpoint(text: &str) -> Endpoint {
     };
     Endpoint {
         address: IpAddr::V4(Ipv4Addr::new(10, 0, 0, number)),
-        zone_hints: hints(),
-        node_hints: hints(),
+        hints: Hints::of(hints(), hints()),
         ready: flags.contains('R'),
         serving: flags.contains('R') || flags.contains('S'),
         terminating: flags.contains('S'),

@@ -27,7 +27,7 @@ pub enum Document {
 }
 
 /// Kind, namespace and name of an object.
-pub type Id = (&'static str, String, String);
+pub type Id = (&'static str, Arc<str>, Arc<str>);
 
 /// Objects by what they are called.
 pub type Documents = BTreeMap<Id, Document>;
@@ -63,9 +63,9 @@ fn take(mut value: Value, found: &mut (Documents, Vec<Fault>)) {
         }
         return;
     }
-    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
+    let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(Arc::<str>::from);
     let name = text("/metadata/name");
-    let namespace = text("/metadata/namespace").unwrap_or_else(|| "default".to_owned());
+    let namespace = text("/metadata/namespace").unwrap_or_else(|| "default".into());
     let fault = |message: String| Fault { id: None, message };
     let Some(name) = name else {
         if !value.is_null() {
@@ -79,9 +79,9 @@ fn take(mut value: Value, found: &mut (Documents, Vec<Fault>)) {
         "Pod" => typed(value, namespace, name, "Pod", |pod: &core::Pod| {
             (Document::Pod(Box::new(pods::Pod::of(pod))), Vec::new())
         }),
-        "Node" => typed(value, String::new(), name, "Node", |node: &core::Node| {
-            (Document::Node(node::project(node)), Vec::new())
-        }),
+        "Node" => {
+            typed(value, "".into(), name, "Node", |node: &core::Node| (Document::Node(node::project(node)), Vec::new()))
+        }
         "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" => Err(fault(format!(
             "{kind} {namespace}/{name}: nobody makes its pods here; whoever runs them adds Pod objects with \
              status.podIPs to the folder"
@@ -104,14 +104,20 @@ fn take(mut value: Value, found: &mut (Documents, Vec<Fault>)) {
 
 fn typed<T: DeserializeOwned>(
     value: Value,
-    namespace: String,
-    name: String,
+    namespace: Arc<str>,
+    name: Arc<str>,
     kind: &'static str,
     keep: fn(&T) -> (Document, Vec<Problem>),
 ) -> Result<(Id, Document, Vec<Problem>), Fault> {
     match serde_json::from_value(value) {
         Ok(object) => {
             let (document, problems) = keep(&object);
+            // The texts that the object holds anyway, where there is one.
+            let (namespace, name) = match &document {
+                Document::Service(service, _) => (service.name.namespace.clone(), service.name.name.clone()),
+                Document::Slice(slice) => (slice.name.namespace.clone(), slice.name.name.clone()),
+                Document::Pod(_) | Document::Node(_) | Document::Nothing => (namespace, name),
+            };
             Ok(((kind, namespace, name), document, problems))
         }
         Err(error) => Err(Fault {

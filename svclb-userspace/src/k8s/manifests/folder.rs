@@ -82,7 +82,8 @@ impl Folder {
                     }
                     messages.insert(fault.message);
                 }
-                file.documents = documents;
+                // A tree that grew entry by entry is half empty; one that is made at once is not.
+                file.documents = documents.into_iter().collect();
             }
             Err(message) => {
                 messages.insert(format!("{message}: its last good state stays"));

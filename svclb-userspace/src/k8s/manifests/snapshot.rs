@@ -21,29 +21,30 @@ pub struct Snapshot {
 impl Snapshot {
     /// What some objects say. `node_name` tells which Node is the own one.
     pub fn of(documents: BTreeMap<&Id, &Document>, node_name: &str) -> Self {
-        let mut snapshot = Self::default();
+        let (mut services, mut slices, mut own_node) = (Vec::new(), Vec::new(), None);
         let mut pods_of: HashMap<&str, Vec<&pods::Pod>> = HashMap::new();
         let mut selecting = Vec::new();
         for ((_, namespace, name), document) in documents {
             match document {
                 Document::Service(service, selection) => {
-                    snapshot.services.insert(service.name.clone(), service.clone());
+                    services.push((service.name.clone(), service.clone()));
                     selecting.extend(selection.as_ref().map(|selection| (&service.name, selection)));
                 }
                 Document::Slice(slice) => {
-                    snapshot.slices.insert(slice.name.clone(), slice.clone());
+                    slices.push((slice.name.clone(), slice.clone()));
                 }
-                Document::Pod(pod) => pods_of.entry(namespace).or_default().push(pod),
-                Document::Node(node) if name.to_lowercase() == node_name => snapshot.node = Some(node.clone()),
+                Document::Pod(pod) => pods_of.entry(&**namespace).or_default().push(pod),
+                Document::Node(node) if name.to_lowercase() == node_name => own_node = Some(node.clone()),
                 Document::Node(_) | Document::Nothing => {}
             }
         }
         for (name, selection) in selecting {
             let pods = pods_of.get(&*name.namespace).into_iter().flatten().copied();
-            let slices = selection.slices(name, pods);
-            snapshot.slices.extend(slices.into_iter().map(|slice| (slice.name.clone(), Arc::new(slice))));
+            let made = selection.slices(name, pods);
+            slices.extend(made.into_iter().map(|slice| (slice.name.clone(), Arc::new(slice))));
         }
-        snapshot
+        // Made at once, a tree has no room that is not used.
+        Self { services: services.into_iter().collect(), slices: slices.into_iter().collect(), node: own_node }
     }
 
     /// The events that lead from `old` to this.

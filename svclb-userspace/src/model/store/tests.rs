@@ -34,7 +34,7 @@ fn slice(name: &str, service: &str) -> Arc<Slice> {
 }
 
 fn names(changed: &[&str]) -> BTreeSet<ServiceName> {
-    changed.iter().map(|name| ServiceName::new("default", name)).collect()
+    changed.iter().map(|name| ServiceName::new("default", *name)).collect()
 }
 
 #[test]

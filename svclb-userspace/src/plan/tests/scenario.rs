@@ -16,11 +16,9 @@ use crate::tables::{Report, Tables, run};
 
 /// The key of port number `index`; a few Services with two ports each.
 pub(super) fn key(index: u8) -> PortKey {
-    PortKey {
-        service: ServiceName::new("default", &format!("service-{}", index / 2)),
-        port: if index.is_multiple_of(2) { "a" } else { "b" }.into(),
-        protocol: if index.is_multiple_of(2) { Protocol::Tcp } else { Protocol::Udp },
-    }
+    let service = ServiceName::new("default", format!("service-{}", index / 2));
+    let (port, protocol) = if index.is_multiple_of(2) { ("a", Protocol::Tcp) } else { ("b", Protocol::Udp) };
+    PortKey::new(service, port, protocol)
 }
 
 /// An endpoint by number.
