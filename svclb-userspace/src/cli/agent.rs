@@ -4,10 +4,12 @@ use anyhow::{Context as _, Result};
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{AgentOptions, LogFormat};
+use crate::heap;
 
 /// Runs the agent in the foreground.
 pub fn run(options: AgentOptions) -> Result<()> {
     options.check()?;
+    heap::share();
     start_log(options.log_format);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

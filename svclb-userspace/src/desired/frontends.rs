@@ -7,6 +7,7 @@ use svclb_common::schema::ServiceKey;
 use svclb_common::service::scope;
 
 use super::Place;
+use super::sorted::Sorted;
 use crate::model::{FamilyAddress, Service, ServicePort};
 
 /// The frontends of one port in one family, with their scope.
@@ -18,11 +19,7 @@ use crate::model::{FamilyAddress, Service, ServicePort};
 /// - The node's addresses with the node port.
 ///
 /// Where two roles meet in one key, the earlier in this list wins.
-pub fn frontends<A: FamilyAddress>(
-    service: &Service,
-    port: &ServicePort,
-    place: &Place,
-) -> BTreeMap<ServiceKey<A>, u8> {
+pub fn frontends<A: FamilyAddress>(service: &Service, port: &ServicePort, place: &Place) -> Sorted<ServiceKey<A>, u8> {
     let mut frontends = BTreeMap::new();
     let protocol = port.protocol.number();
     let mut add = |address: A, port: u16, scope: u8| {
@@ -46,7 +43,7 @@ pub fn frontends<A: FamilyAddress>(
     if let Some(address) = cluster_ip {
         frontends.insert(ServiceKey::cluster_ip(address), scope::CLUSTER_ADDRESS);
     }
-    frontends
+    frontends.into_iter().collect()
 }
 
 /// The external IPs of one family that the operator admits.

@@ -13,11 +13,11 @@ pub mod endpoints;
 pub mod frontends;
 pub mod node_ports;
 pub mod services;
+pub mod sorted;
 pub mod source_ranges;
 pub mod topology;
 pub mod traffic_policy;
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -26,6 +26,7 @@ use svclb_common::addr::Be16;
 use svclb_common::schema::ServiceKey;
 
 use crate::model::FamilyAddress;
+use sorted::Sorted;
 
 /// What a Service's tables depend on besides the Service and its slices.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -57,14 +58,14 @@ pub struct Target<A> {
 pub struct PortTables<A: FamilyAddress> {
     /// Where clients reach it: key and scope (see `svclb_common::service::scope`). Holds the mark of
     /// the cluster IP as well.
-    pub frontends: BTreeMap<ServiceKey<A>, u8>,
+    pub frontends: Sorted<ServiceKey<A>, u8>,
     /// Flags of SERVICE, see `svclb_common::service::flag`.
     pub flags: u32,
     /// Affinity timeout in seconds, 0 without affinity.
     pub affinity_seconds: u32,
     /// Every endpoint that serves, with the lists that hold it (`svclb_common::service::backend_flag`;
     /// 0 for one that only keeps the flows it has).
-    pub backends: BTreeMap<Target<A>, u8>,
+    pub backends: Sorted<Target<A>, u8>,
     /// Sources that load balancer addresses admit, as address and prefix length. Only meaningful with
     /// the flag `SOURCE_RANGES`.
     pub source_ranges: Vec<(A, u8)>,

@@ -9,6 +9,7 @@ use svclb_common::service::{backend_state, scope};
 
 use super::interest::{Member, Retired};
 use super::{Action, Bitmap, Content, Limits, Step};
+use crate::desired::sorted::Sorted;
 use crate::desired::{PortTables, Target};
 use crate::hashing::{HashMap, HashSet};
 use crate::ids::{Full, Ids, Range, Ranges};
@@ -127,7 +128,7 @@ impl<A: FamilyAddress> Planner<A> {
             Some(tables) => self.wanted.insert(key.clone(), tables),
             None => self.wanted.remove(key),
         };
-        let empty = std::collections::BTreeMap::new();
+        let empty = Sorted::default();
         let old = old.map(|tables| tables.frontends).unwrap_or_default();
         let new = self.wanted.get(key).map_or(&empty, |tables| &tables.frontends);
         let mut rivals = Vec::new();

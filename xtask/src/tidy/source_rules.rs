@@ -39,7 +39,7 @@ const UNSAFE: &[(&str, &str)] = &[
     ("tests/src/net/netns.rs", "children enter a network namespace between fork and exec"),
     ("tests/src/net/bpffs.rs", "children enter a mount namespace between fork and exec"),
     ("svclb-userspace/src/bpf/sys.rs", "bpf calls that aya lacks"),
-    ("svclb-userspace/src/heap.rs", "one call of the C library that nobody wraps"),
+    ("svclb-userspace/src/heap.rs", "two calls of the C library that nobody wraps"),
 ];
 
 /// `unsafe` is kept in few files, so that it can be read through.

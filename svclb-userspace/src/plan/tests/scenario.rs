@@ -56,7 +56,7 @@ pub(super) fn tables(
         keys.iter().filter(|(_, scope)| **scope == scope::CLUSTER).map(|(key, _)| key.address).collect();
     keys.extend(cluster.into_iter().map(|address| (ServiceKey::cluster_ip(address), scope::CLUSTER_ADDRESS)));
     PortTables {
-        frontends: keys,
+        frontends: keys.into_iter().collect(),
         flags,
         affinity_seconds,
         backends: endpoints.iter().map(|(number, lists)| (target(*number), *lists)).collect(),
