@@ -3,20 +3,13 @@
 use std::io;
 
 use aya::maps::{HashMap, MapData, MapError, PerCpuArray};
-use aya::programs::SchedClassifier;
 use svclb_common::schema::Device;
 use svclb_common::verdict::Counter;
 
-use crate::bpf::attach::{DeviceTable, ProgramSource};
+use crate::bpf::attach::DeviceTable;
 use crate::bpf::load::{LoadError, Object};
 use crate::bpf::pod::Pod;
 use crate::metrics::CounterSource;
-
-impl ProgramSource for Object {
-    fn classifier(&mut self, name: &str) -> Option<&mut SchedClassifier> {
-        self.program(name).ok()
-    }
-}
 
 /// The map DEVICES.
 pub struct DeviceMap(HashMap<MapData, Pod<u32>, Pod<Device>>);

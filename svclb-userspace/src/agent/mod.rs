@@ -80,12 +80,8 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     })?;
     let _lock = lock::FolderLock::take(&options.bpffs)?;
     let memory = machine_memory().context("read the size of this machine's memory")?;
-    let load_options = load::Options {
-        bpffs: Some(&options.bpffs),
-        sizes: options.sizes(memory),
-        test_mode: false,
-        programs: load::PROGRAMS,
-    };
+    let load_options =
+        load::Options { bpffs: Some(&options.bpffs), sizes: options.sizes(memory), test_mode: false, programs: &[] };
     let mut object = Object::load(&load_options)?;
     let mut config_table = BpfConfig::take(&mut object)?;
     let before = config_table.read_config()?;
@@ -104,7 +100,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
 
     let sweep = Sweep::take(&mut object)?;
     let devices = DeviceMap::take(&mut object)?;
-    let mut attacher = Attacher::new(options.attach, &options.bpffs, &mut object, devices)?;
+    let mut attacher = Attacher::new(options.attach, &options.bpffs, object, devices)?;
     let host_options =
         host::Options { node_devices: options.devices.clone(), excluded: options.exclude_devices.clone() };
     let (host_events, _watch) = host::watch(host_options, move |events: &[DeviceEvent]| attacher.apply(events))?;

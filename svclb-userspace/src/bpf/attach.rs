@@ -1,16 +1,22 @@
 //! Attaches the programs to devices.
 //!
-//! | mode | at once | later | survives the agent as |
-//! | --- | --- | --- | --- |
-//! | `auto` | clsact (0.2 ms a device) | TCX links, when no new devices come | pinned links |
-//! | `tcx` | TCX links (16 to 32 ms a device) | | pinned links |
-//! | `clsact` | clsact | | filters |
+//! | mode | device is there when the agent starts | a new device | later | survives the agent as |
+//! | --- | --- | --- | --- | --- |
+//! | `auto` | TCX links (16 to 32 ms a device) | clsact (0.2 ms) | TCX links, when no new devices come | pinned links |
+//! | `tcx` | TCX links | TCX links | | pinned links |
+//! | `clsact` | clsact | clsact | | filters |
+//!
+//! A device that is in use loses packets when it gets its first clsact; a new one has nothing to send yet, and must
+//! not wait.
 //!
 //! `auto` is `clsact` where the kernel has no TCX. While both ways are in place, for some milliseconds, a
 //! packet meets the program twice; the second time it is translated already and passes.
 //!
 //! A device's record in DEVICES is written before its programs are attached and removed after they are
 //! gone, so that no program runs on a device that it knows nothing of.
+//!
+//! A program is loaded when the first device needs it. At the start that is waited for; later the device
+//! [waits](Hooking::Waits), and others go before it.
 
 mod cleanup;
 mod error;
@@ -20,9 +26,10 @@ mod programs;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::AsFd,
     panic,
     path::Path,
+    sync::Arc,
     thread,
 };
 
@@ -35,19 +42,19 @@ pub use self::{
     cleanup::{Removed, clean_up},
     error::{AttachError, AttacherError},
     mode::Mode,
-    programs::{PROGRAMS, ProgramSource},
+    programs::ProgramSource,
 };
 use self::{
     error::{clsact_failed, failed},
-    programs::pair,
+    programs::{COMMONEST, OF_PORTS, Readiness, pair},
 };
 use super::{
     clsact::{Clsact, ClsactError, Filter},
     pin::PinFolder,
     probe,
-    tcx::{Linker, Pair, Want},
+    tcx::{Linker, Links, Pair, Want},
 };
-use crate::host::{Attachment, Device, DeviceEvent, Hooks, Role};
+use crate::host::{Attachment, Device, DeviceEvent, Hooking, Hooks, Role, link::Kind};
 
 /// Devices that are hooked by clsact at the same time.
 const HANDS: usize = 4;
@@ -64,7 +71,7 @@ pub trait DeviceTable: Send {
 
 /// Attaches programs to the devices of one network namespace.
 pub struct Attacher<T> {
-    descriptors: BTreeMap<&'static str, OwnedFd>,
+    programs: Arc<Programs>,
     /// Sockets to hook several devices at once.
     hands: Vec<Clsact>,
     /// None without TCX.
@@ -88,29 +95,45 @@ struct Task<'a> {
     new: bool,
 }
 
+/// What is left to do for a device.
+enum Next<'a> {
+    Nothing,
+    /// Its programs are being loaded.
+    Wait,
+    Clsact(Task<'a>),
+}
+
 /// What a device has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Hooked {
     record: schema::Device,
     /// None while attaching them failed.
     programs: Option<Pair>,
+    /// Whether it was tried to attach programs: else those of an agent before may be there.
+    tried: bool,
 }
 
 impl<T: DeviceTable> Attacher<T> {
     /// For the network namespace of the calling thread. `folder` is the agent's folder in a BPF file system.
-    pub fn new(mode: Mode, folder: &Path, object: &mut impl ProgramSource, devices: T) -> Result<Self, AttacherError> {
+    /// Loads the commonest programs, and fails if the kernel refuses one of them.
+    pub fn new(mode: Mode, folder: &Path, object: impl ProgramSource, devices: T) -> Result<Self, AttacherError> {
         let pins =
             PinFolder::make(folder).map_err(|error| AttacherError::Folder(folder.display().to_string(), error))?;
         let tcx = mode != Mode::Clsact && probe::has_tcx();
         if mode == Mode::Tcx && !tcx {
             return Err(AttacherError::NoTcx);
         }
-        let mut programs = Programs::take(object, &pins)?;
-        let descriptors = std::mem::take(&mut programs.descriptors);
+        let programs = Arc::new(Programs::start(object, pins.clone()).map_err(AttacherError::Prepare)?);
+        programs.wait(&COMMONEST);
+        for name in COMMONEST {
+            if let Readiness::Refused(why) = programs.ask(name) {
+                return Err(AttacherError::Program(why));
+            }
+        }
         let hands: io::Result<Vec<Clsact>> = (0..HANDS).map(|_| Clsact::new()).collect();
-        let linker = tcx.then(|| Linker::start(programs.into_links(pins.clone()))).transpose();
+        let linker = tcx.then(|| Linker::start(Links::new(pins.clone(), Arc::clone(&programs)))).transpose();
         Ok(Self {
-            descriptors,
+            programs,
             hands: hands.map_err(AttacherError::Prepare)?,
             linker: linker.map_err(AttacherError::Prepare)?,
             clsact_first: mode != Mode::Tcx,
@@ -124,7 +147,8 @@ impl<T: DeviceTable> Attacher<T> {
 
     /// Does what events of [`host::watch()`] ask for, with an outcome for each. Takes 0.2 ms for a new device,
     /// but in mode `tcx`.
-    pub fn apply(&mut self, events: &[DeviceEvent]) -> Vec<Result<(), AttachError>> {
+    pub fn apply(&mut self, events: &[DeviceEvent]) -> Vec<Result<Hooking, AttachError>> {
+        self.ask_for_programs(events);
         let mut outcomes = Vec::with_capacity(events.len());
         let mut quick = Vec::new();
         for (at, event) in events.iter().enumerate() {
@@ -133,23 +157,50 @@ impl<T: DeviceTable> Attacher<T> {
             }
             outcomes.push(match event {
                 DeviceEvent::Present(device) | DeviceEvent::Disturbed(device) => match &device.attachment {
-                    Attachment::Hooked(hooks) => self.hook(device, hooks).map(|task| {
-                        quick.extend(task.map(|task| (at, task)));
+                    Attachment::Hooked(hooks) => self.hook(device, hooks).map(|next| match next {
+                        Next::Nothing => Hooking::Done,
+                        Next::Wait => Hooking::Waits,
+                        Next::Clsact(task) => {
+                            quick.push((at, task));
+                            Hooking::Done
+                        }
                     }),
-                    Attachment::Left(_) => self.unhook(device.index, &device.name),
+                    Attachment::Left(_) => self.unhook(device.index, &device.name).map(|()| Hooking::Done),
                 },
-                DeviceEvent::Gone { index, name } => self.forget(*index, name),
+                DeviceEvent::Gone { index, name } => self.forget(*index, name).map(|()| Hooking::Done),
                 DeviceEvent::AllTold => {
                     self.all_told = true;
                     self.remove_stale();
-                    Ok(())
+                    Ok(Hooking::Done)
                 }
             });
         }
         for (at, outcome) in self.put_all(quick) {
-            outcomes[at] = outcome;
+            outcomes[at] = outcome.map(|()| Hooking::Done);
         }
         outcomes
+    }
+
+    /// Has the programs loaded that devices need, all at the same time. What is there at the start waits for them.
+    fn ask_for_programs(&self, events: &[DeviceEvent]) {
+        let mut needed = BTreeSet::new();
+        for event in events {
+            if let DeviceEvent::Present(device) = event
+                && let Attachment::Hooked(hooks) = &device.attachment
+            {
+                let Pair { ingress, egress } = pair(hooks);
+                needed.extend([ingress, egress]);
+                needed.extend((device.kind == Kind::Bridge).then_some(OF_PORTS));
+            }
+        }
+        let needed: Vec<&'static str> = needed.into_iter().collect();
+        if self.all_told {
+            for name in needed {
+                self.programs.ask(name);
+            }
+        } else {
+            self.programs.wait(&needed);
+        }
     }
 
     /// Somebody was at the filters of a device: what hangs in clsact must be hung in again. Links are out of
@@ -165,30 +216,48 @@ impl<T: DeviceTable> Attacher<T> {
         }
     }
 
-    /// Writes the record of a device and attaches its programs, unless clsact must do that: then it gives
-    /// the task.
-    fn hook<'a>(&mut self, device: &'a Device, hooks: &Hooks) -> Result<Option<Task<'a>>, AttachError> {
+    /// Writes the record of a device and attaches its programs, unless clsact must do that or they are not loaded
+    /// yet.
+    fn hook<'a>(&mut self, device: &'a Device, hooks: &Hooks) -> Result<Next<'a>, AttachError> {
         let (record, programs) = (record(hooks), pair(hooks));
-        let first = self.seen.insert(device.index);
+        self.seen.insert(device.index);
         let before = self.hooked.get(&device.index).copied();
+        let first = !before.is_some_and(|before| before.tried);
         if before.map(|hooked| hooked.record) != Some(record) {
             self.devices
                 .put(device.index, &record)
                 .map_err(|source| failed(device, "write its record to DEVICES", source))?;
-            self.hooked.insert(device.index, Hooked { record, programs: before.and_then(|hooked| hooked.programs) });
+            let hooked = Hooked { record, programs: before.and_then(|hooked| hooked.programs), tried: !first };
+            self.hooked.insert(device.index, hooked);
         }
         if before.and_then(|hooked| hooked.programs) == Some(programs) {
-            return Ok(None);
+            return Ok(Next::Nothing);
+        }
+        for program in [programs.ingress, programs.egress] {
+            match self.programs.ask(program) {
+                Readiness::Ready => {}
+                Readiness::Loading => return Ok(Next::Wait),
+                Readiness::Refused(why) => {
+                    return Err(failed(device, &format!("load its program {program}"), io::Error::other(why)));
+                }
+            }
+        }
+        if let Some(hooked) = self.hooked.get_mut(&device.index) {
+            hooked.tried = true;
         }
         if let Some(linker) = &self.linker {
             let has_links = linker.is_linked(device.index) || first && self.pins.has_links(device.index);
-            if has_links || !self.clsact_first {
-                let done = linker.link_now(want(device, programs));
-                return self.hooked_by(device, programs, done).map(|()| None);
+            if has_links || !self.clsact_first || !self.all_told {
+                match linker.link_now(want(device, programs)) {
+                    Err(error) if self.clsact_first && !error.device_is_gone() => {
+                        warn!(%error, "no TCX links; attaching by clsact");
+                    }
+                    done => return self.hooked_by(device, programs, done).map(|()| Next::Nothing),
+                }
             }
         }
         // What comes after the start is new; what was there may have filters of an agent before.
-        Ok(Some(Task { device, programs, first, new: first && self.all_told }))
+        Ok(Next::Clsact(Task { device, programs, first, new: first && self.all_told }))
     }
 
     /// Notes what became of the programs of a device.
@@ -207,8 +276,8 @@ impl<T: DeviceTable> Attacher<T> {
     /// configuration, and the more of us stand in the queue, the more of its turns are ours.
     fn put_all<'a>(&mut self, tasks: Vec<(usize, Task<'a>)>) -> Vec<(usize, Result<(), AttachError>)> {
         let share = tasks.len().div_ceil(self.hands.len()).max(1);
-        let descriptors = &self.descriptors;
-        let put = |hand: &Clsact, task: &Task<'a>| put_clsact(hand, descriptors, task);
+        let programs = &self.programs;
+        let put = |hand: &Clsact, task: &Task<'a>| put_clsact(hand, programs, task);
         let done: Vec<Result<(), ClsactError>> = match tasks.as_slice() {
             [(_, only)] => vec![put(&self.hands[0], only)],
             several => thread::scope(|scope| {
@@ -321,16 +390,10 @@ fn want(device: &Device, programs: Pair) -> Want {
     Want { index: device.index, name: device.name.clone(), programs }
 }
 
-fn put_clsact(
-    hand: &Clsact,
-    descriptors: &BTreeMap<&'static str, OwnedFd>,
-    task: &Task<'_>,
-) -> Result<(), ClsactError> {
-    let filter = |name: &'static str| {
-        let program = descriptors.get(name).ok_or_else(|| io::Error::other("it is not loaded"))?;
-        Ok::<_, io::Error>(Filter { name, program: program.as_fd() })
-    };
-    let (ingress, egress) = (filter(task.programs.ingress)?, filter(task.programs.egress)?);
+fn put_clsact(hand: &Clsact, programs: &Programs, task: &Task<'_>) -> Result<(), ClsactError> {
+    let (ingress, egress) = (programs.loaded(task.programs.ingress)?, programs.loaded(task.programs.egress)?);
+    let ingress = Filter { name: task.programs.ingress, program: ingress.descriptor.as_fd() };
+    let egress = Filter { name: task.programs.egress, program: egress.descriptor.as_fd() };
     if task.new {
         hand.put_new(task.device.index, ingress, egress)
     } else {

@@ -4,13 +4,20 @@
 //! there already is used as it is, so a new agent goes on with the tables and flows of the one before. Its
 //! type, key and value must be what this version expects, and CONFIG must bear this version's layout number:
 //! else nothing is loaded, and the error says what to do. Sizes are those of the pinned maps.
+//!
+//! Programs are loaded when somebody wants them: each takes the kernel's verifier a part of a second, and few nodes
+//! have devices of all kinds.
 
+mod refusal;
+
+use self::refusal::Refusal;
 use super::pod::Pod;
-use aya::maps::{Array, HashMap, MapData, MapInfo, MapType};
+use aya::maps::{Array, HashMap, Map, MapData, MapInfo, MapType};
 use aya::programs::{Program, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
-use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
+use std::{io, panic, thread};
 use svclb_common::config::{Config, Sizes};
 use svclb_common::schema::{self, Entries, Kind, LAYOUT, MAPS, Plain};
 use thiserror::Error;
@@ -81,14 +88,12 @@ pub enum LoadError {
     #[error("the kernel did not take the object: {0}")]
     Object(#[from] aya::EbpfError),
     /// The kernel refused a program.
-    #[error(
-        "the kernel did not take the program {name}: {source}; svclb needs Linux 6.1 or later with CONFIG_BPF_SYSCALL and CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"
-    )]
+    #[error("the kernel did not take the program {name}: {refusal}")]
     Program {
         /// Name of the program.
         name: String,
-        /// Why, with the verifier's log.
-        source: Box<aya::programs::ProgramError>,
+        /// Why, and what to do.
+        refusal: Refusal,
     },
 }
 
@@ -101,11 +106,12 @@ pub struct Options<'a> {
     pub sizes: Sizes,
     /// Clock and random numbers come from the map TEST_ENV.
     pub test_mode: bool,
-    /// Programs to load, of [`PROGRAMS`]: each takes the verifier a part of a second.
+    /// Programs to load at once, of [`PROGRAMS`]; others by [`Object::load_programs`].
     pub programs: &'a [&'static str],
 }
 
-/// The loaded object.
+/// The loaded object. It keeps its maps open, because programs that are loaded later name them by the numbers of
+/// these descriptors; who takes a map gets a descriptor of his own.
 #[derive(Debug)]
 pub struct Object {
     ebpf: Ebpf,
@@ -143,13 +149,44 @@ impl Object {
         }
         let ebpf = loader.load(bytes)?;
         let mut object = Self { ebpf, sizes };
-        for name in options.programs {
-            let program = object.program(name)?;
-            program
-                .load()
-                .map_err(|source| LoadError::Program { name: (*name).to_owned(), source: Box::new(source) })?;
+        let mut refused = None;
+        object.load_programs(options.programs, &mut |_, loaded| {
+            if let Err(error) = loaded {
+                refused.get_or_insert(error);
+            }
+        });
+        refused.map_or(Ok(object), Err)
+    }
+
+    /// Loads programs, all at the same time, unless they are loaded already, and gives each to `done`.
+    pub fn load_programs<'a>(
+        &mut self,
+        names: &[&'a str],
+        done: &mut dyn FnMut(&'a str, Result<&mut SchedClassifier, LoadError>),
+    ) {
+        let mut wanted: Vec<&str> = names.to_vec();
+        let loaded = thread::scope(|scope| {
+            let mut at_work = Vec::new();
+            for (own, program) in self.ebpf.programs_mut() {
+                if let Some(at) = wanted.iter().position(|name| *name == own)
+                    && let Program::SchedClassifier(program) = program
+                {
+                    let name = wanted.swap_remove(at);
+                    at_work.push(scope.spawn(move || {
+                        let loaded = if program.fd().is_ok() { Ok(()) } else { program.load() };
+                        (name, loaded.map(|()| program))
+                    }));
+                }
+            }
+            let ended = at_work.into_iter().map(thread::ScopedJoinHandle::join);
+            ended.map(|ended| ended.unwrap_or_else(|panic| panic::resume_unwind(panic))).collect::<Vec<_>>()
+        });
+        for name in wanted {
+            done(name, Err(LoadError::Absent { name: name.to_owned() }));
         }
-        Ok(object)
+        for (name, loaded) in loaded {
+            done(name, loaded.map_err(|error| LoadError::Program { name: name.to_owned(), refusal: error.into() }));
+        }
     }
 
     /// Sizes of the maps as they are: of pinned maps theirs, else those asked for.
@@ -165,21 +202,28 @@ impl Object {
         }
     }
 
-    /// Takes a map out of the object, under its type.
+    /// A map of the object, under its type.
     pub fn take_map<M>(&mut self, name: &str) -> Result<M, LoadError>
     where
-        M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+        M: TryFrom<Map, Error = aya::maps::MapError>,
     {
-        let map = self.ebpf.take_map(name).ok_or_else(|| LoadError::Absent { name: name.to_owned() })?;
-        M::try_from(map).map_err(|source| LoadError::Map { name: name.to_owned(), source })
+        let failed = |source| LoadError::Map { name: name.to_owned(), source };
+        let map = self.ebpf.map(name);
+        let Some(Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::LpmTrie(data)) = map else {
+            return Err(LoadError::Absent { name: name.to_owned() });
+        };
+        let descriptor = data.fd().as_fd().try_clone_to_owned();
+        let descriptor = descriptor.map_err(|error| failed(aya::maps::MapError::IoError(error)))?;
+        let map = MapData::from_fd(descriptor).and_then(Map::from_map_data).map_err(failed)?;
+        M::try_from(map).map_err(failed)
     }
 
-    /// Takes an array map.
+    /// An array map.
     pub fn take_array<T: Plain>(&mut self, name: &str) -> Result<Array<MapData, Pod<T>>, LoadError> {
         self.take_map(name)
     }
 
-    /// Takes a hash map.
+    /// A hash map.
     pub fn take_hash<K: Plain, V: Plain>(&mut self, name: &str) -> Result<HashMap<MapData, Pod<K>, Pod<V>>, LoadError> {
         self.take_map(name)
     }
@@ -188,11 +232,11 @@ impl Object {
 /// Opens a pinned map without the object, for commands that only look.
 pub fn open_pinned<M>(dir: &Path, name: &str) -> Result<M, LoadError>
 where
-    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+    M: TryFrom<Map, Error = aya::maps::MapError>,
 {
     let failed = |source| LoadError::Map { name: name.to_owned(), source };
     let data = MapData::from_pin(dir.join(name)).map_err(failed)?;
-    let map = aya::maps::Map::from_map_data(data).map_err(failed)?;
+    let map = Map::from_map_data(data).map_err(failed)?;
     M::try_from(map).map_err(failed)
 }
 

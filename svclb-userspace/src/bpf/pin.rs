@@ -3,7 +3,7 @@
 //! | path | holds |
 //! | --- | --- |
 //! | `links/<index>-ingress`, `links/<index>-egress` | the TCX links of a device, by interface index |
-//! | `programs/<name>` | the programs of the running agent |
+//! | `programs/<name>` | the programs that the running agent has loaded |
 //!
 //! A pinned link keeps its program attached when the agent is gone. The next agent finds it by its name and
 //! puts its own program into it.
@@ -94,14 +94,20 @@ impl PinFolder {
         Ok(found)
     }
 
+    /// Removes the pins of programs; where they are attached they stay.
+    pub fn remove_programs(&self) -> io::Result<()> {
+        for name in names(&self.programs())? {
+            remove(&self.programs().join(name))?;
+        }
+        Ok(())
+    }
+
     /// Removes everything that [`Self::make`] made and what was pinned in it. Other files stay.
     pub fn remove_all(&self) -> io::Result<()> {
         for index in self.devices_with_links()? {
             self.remove_links(index)?;
         }
-        for name in names(&self.programs())? {
-            remove(&self.programs().join(name))?;
-        }
+        self.remove_programs()?;
         for part in [self.links(), self.programs()] {
             match fs::remove_dir(part) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -2,8 +2,8 @@
 //!
 //! To attach a link costs 8 to 16 ms: the kernel waits until every CPU has left the old list of programs,
 //! and holds the lock of all network configuration meanwhile. To put another program into a link that
-//! exists costs 0.02 ms. So links are made in the background, after clsact has hooked a device at once, and
-//! are kept as long as the device lives.
+//! exists costs 0.02 ms. So the links of a new device are made in the background, when clsact has hooked it and
+//! nothing else is going on, and are kept as long as the device lives.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,24 +31,25 @@ use super::{
 };
 
 /// No new device for so long: then links are made.
-const QUIET: Duration = Duration::from_millis(300);
+const QUIET: Duration = Duration::from_secs(2);
 
-/// Between two devices: others want the lock of the network configuration as well.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Between two devices. While links are made, a new device waits for its hooks up to 16 ms longer, and clsact does as
+/// well as they: so the lock is held a twentieth of the time at most.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// The links of the devices of one network namespace.
 pub(super) struct Links {
     pins: PinFolder,
-    programs: BTreeMap<&'static str, SchedClassifier>,
+    programs: Arc<Programs>,
 }
 
 impl Links {
-    pub(super) fn new(pins: PinFolder, programs: BTreeMap<&'static str, SchedClassifier>) -> Self {
+    pub(super) fn new(pins: PinFolder, programs: Arc<Programs>) -> Self {
         Self { pins, programs }
     }
 
     /// Attaches both programs, or puts them into the links of before.
-    fn put(&mut self, want: &Want) -> Result<(), AttachError> {
+    fn put(&self, want: &Want) -> Result<(), AttachError> {
         for (direction, program) in
             [(Direction::Ingress, want.programs.ingress), (Direction::Egress, want.programs.egress)]
         {
@@ -62,9 +63,10 @@ impl Links {
         Ok(())
     }
 
-    fn put_one(&mut self, index: u32, direction: Direction, program: &'static str) -> io::Result<()> {
+    fn put_one(&self, index: u32, direction: Direction, program: &'static str) -> io::Result<()> {
         let path = self.pins.link(index, direction);
-        let program = self.programs.get_mut(program).ok_or_else(|| io::Error::other("it is not loaded"))?;
+        let program = self.programs.loaded(program)?;
+        let program = &mut *program.classifier.lock().unwrap_or_else(PoisonError::into_inner);
         match PinnedLink::from_pin(&path) {
             Ok(pinned) => match replace(program, pinned.into()) {
                 Ok(()) => return Ok(()),
@@ -283,12 +285,5 @@ impl Worker {
         if let Err(error) = self.links.pins.remove_links(index) {
             error!(%error, index, "cannot remove the pinned links of a device");
         }
-    }
-}
-
-impl Programs {
-    /// The programs for [`Links`].
-    pub(super) fn into_links(self, pins: PinFolder) -> Links {
-        Links::new(pins, self.classifiers)
     }
 }

@@ -15,7 +15,7 @@ pub mod watch;
 pub use self::{
     address::{NodeAddress, NodeAddresses},
     devices::{Attachment, Hooks, Options, Role},
-    watch::{Device, DeviceEvent, HostEvent, Watch, WatchError, watch},
+    watch::{Device, DeviceEvent, Hooking, HostEvent, Watch, WatchError, watch},
 };
 
 /// What is there now in the network namespace of the calling thread.

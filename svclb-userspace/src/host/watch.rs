@@ -18,6 +18,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use thread_priority::{
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
+    thread_native_id,
+};
 use tokio::{
     runtime,
     sync::{mpsc, oneshot},
@@ -40,8 +44,10 @@ const RESYNC: Duration = Duration::from_mins(5);
 /// How soon a failed dump or hook is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Goes before ordinary work: on a node on which many pods start, CPUs are what is short. Takes CAP_SYS_NICE;
-/// without it, the kernel refuses and nothing is lost but time.
+/// How soon a device that waits is hooked when that has become possible.
+const SOON: Duration = Duration::from_millis(5);
+
+/// Without real time, this much before ordinary work.
 const PRIORITY: i32 = -15;
 
 /// Not everything was decided anew for so long, as messages came all the time: then it is time for it.
@@ -63,6 +69,15 @@ pub enum DeviceEvent {
     Disturbed(Device),
     /// All devices that existed at the start have been told.
     AllTold,
+}
+
+/// What the hook function has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hooking {
+    /// What was due.
+    Done,
+    /// Nothing yet: something is on its way without which the device can not be hooked.
+    Waits,
 }
 
 /// A device and what was decided about it.
@@ -130,10 +145,11 @@ impl Drop for Watch {
 ///
 /// `hook` is called on the watcher's thread with every device, first with all that exist; those of which the
 /// kernel told in the meantime come together. It gives an outcome for each. It should take about a
-/// millisecond at most. A device for which it fails is given to it again, once a second.
+/// millisecond at most. A device for which it fails is given to it again, once a second, and one that waits
+/// every few milliseconds.
 pub fn watch<H, E>(options: Options, hook: H) -> Result<(mpsc::UnboundedReceiver<HostEvent>, Watch), WatchError>
 where
-    H: FnMut(&[DeviceEvent]) -> Vec<Result<(), E>> + Send + 'static,
+    H: FnMut(&[DeviceEvent]) -> Vec<Result<Hooking, E>> + Send + 'static,
     E: fmt::Display,
 {
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(WatchError::Thread)?;
@@ -153,19 +169,31 @@ where
         node: None,
         told: BTreeMap::new(),
         failed: BTreeSet::new(),
+        waiting: BTreeMap::new(),
         unsettled_since: None,
     };
     let thread = thread::Builder::new()
         .name("devices".into())
         .spawn(move || {
-            // On Linux this is a matter of the calling thread and of those that it starts.
-            if let Err(error) = rustix::process::nice(PRIORITY) {
-                debug!(%error, "the thread that follows devices has no more than its fair share of the CPU");
-            }
+            go_first();
             runtime.block_on(run(watcher, changes, stopped));
         })
         .map_err(WatchError::Thread)?;
     Ok((receiver, Watch { stop: Some(stop), thread: Some(thread) }))
+}
+
+/// Lets the calling thread, and those that it starts, go before all others: on a node on which many pods start CPUs are
+/// what is short, and to be woken for each message costs an ordinary thread up to 3 ms there, the time slice of whoever
+/// runs. It works for some 0.1 ms at a time. Takes `CAP_SYS_NICE`; without it nothing is lost but time.
+fn go_first() {
+    let real_time = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
+    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, real_time) {
+        debug!(?error, "the thread that follows devices gets no real time");
+        // On Linux this is a matter of the thread and not of the process.
+        if let Err(error) = rustix::process::nice(PRIORITY) {
+            info!(%error, "without CAP_SYS_NICE a new device may wait for its hooks until others have had the CPU");
+        }
+    }
 }
 
 /// The first dump. While very many devices come up, a dump is disturbed again and again; what is read in
@@ -183,7 +211,7 @@ fn first_dump() -> Result<Topology, WatchError> {
 
 async fn run<H, E>(mut watcher: Watcher<H>, mut changes: Changes, mut stopped: oneshot::Receiver<()>)
 where
-    H: FnMut(&[DeviceEvent]) -> Vec<Result<(), E>>,
+    H: FnMut(&[DeviceEvent]) -> Vec<Result<Hooking, E>>,
     E: fmt::Display,
 {
     watcher.settle();
@@ -210,6 +238,7 @@ where
                 }
             },
             () = ready(()), if watcher.unsettled_since.is_some() => watcher.settle(),
+            () = sleep(SOON), if !watcher.waiting.is_empty() => watcher.try_waiting(),
             _ = resync.tick() => dump_due = !watcher.resync(),
             () = sleep(RETRY), if retry => {
                 if dump_due {
@@ -230,13 +259,15 @@ struct Watcher<H> {
     node: Option<NodeAddresses>,
     told: BTreeMap<u32, Device>,
     failed: BTreeSet<u32>,
+    /// Devices that could not be hooked yet, and since when.
+    waiting: BTreeMap<u32, Instant>,
     /// When the first change was read since everything was decided.
     unsettled_since: Option<Instant>,
 }
 
 impl<H, E> Watcher<H>
 where
-    H: FnMut(&[DeviceEvent]) -> Vec<Result<(), E>>,
+    H: FnMut(&[DeviceEvent]) -> Vec<Result<Hooking, E>>,
     E: fmt::Display,
 {
     /// Takes changes in and decides at once about the devices that they name.
@@ -306,12 +337,19 @@ where
             .told
             .get(&index)
             .is_some_and(|told| told.attachment == attachment && told.name == link.name && told.kind == link.kind);
-        if told && !self.failed.contains(&index) {
+        if told && !self.failed.contains(&index) && !self.waiting.contains_key(&index) {
             return None;
         }
         let device = Device { index, name: link.name.clone(), kind: link.kind.clone(), attachment };
         self.told.insert(index, device.clone());
         Some(DeviceEvent::Present(device))
+    }
+
+    /// Tells devices that wait once more.
+    fn try_waiting(&mut self) {
+        let waiting: Vec<u32> = self.waiting.keys().copied().collect();
+        let events = waiting.into_iter().filter_map(|index| self.due(index)).collect();
+        self.call(events, Instant::now());
     }
 
     fn forget(&mut self, index: u32) -> Option<DeviceEvent> {
@@ -323,24 +361,35 @@ where
             return;
         }
         let outcomes = (self.hook)(&events);
-        let took = seen.elapsed();
         for (event, outcome) in events.into_iter().zip(outcomes) {
-            let failure = outcome.err().map(|error| error.to_string());
-            match &event {
-                DeviceEvent::Present(device) | DeviceEvent::Disturbed(device) if failure.is_some() => {
-                    self.failed.insert(device.index);
-                }
+            let index = match &event {
                 DeviceEvent::Present(Device { index, .. })
                 | DeviceEvent::Disturbed(Device { index, .. })
-                | DeviceEvent::Gone { index, .. } => {
-                    self.failed.remove(index);
+                | DeviceEvent::Gone { index, .. } => Some(*index),
+                DeviceEvent::AllTold => None,
+            };
+            let since = index.and_then(|index| self.waiting.remove(&index)).unwrap_or(seen);
+            let failure = match outcome {
+                Ok(Hooking::Waits) => {
+                    debug!(?event, "device waits");
+                    self.waiting.extend(index.map(|index| (index, since)));
+                    continue;
                 }
-                DeviceEvent::AllTold => {}
+                outcome => outcome.err().map(|error| error.to_string()),
+            };
+            match index {
+                Some(index) if failure.is_some() && !matches!(event, DeviceEvent::Gone { .. }) => {
+                    self.failed.insert(index);
+                }
+                Some(index) => {
+                    self.failed.remove(&index);
+                }
+                None => {}
             }
             log(&event, failure.as_deref());
             // Mostly it was the attacher itself, and nothing is to be done.
             if failure.is_some() || !matches!(event, DeviceEvent::Disturbed(_)) {
-                self.tell(HostEvent::Device { event, took, failure });
+                self.tell(HostEvent::Device { event, took: since.elapsed(), failure });
             }
         }
     }

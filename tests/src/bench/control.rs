@@ -153,7 +153,6 @@ pub async fn run(options: &Options, say: impl Fn(&str)) -> Result<Report> {
     agent.terminate().await?;
     let change = times(changes);
     let memory = mib(resident + maps_of_cluster);
-    let bar = |what, found: f64, limit: f64, unit| Bar { what, found, limit, unit, met: found <= limit };
     Ok(Report {
         source: options.source,
         services: options.services,
@@ -175,7 +174,11 @@ pub async fn run(options: &Options, say: impl Fn(&str)) -> Result<Report> {
     })
 }
 
-fn times(mut samples: Vec<f64>) -> Times {
+pub(super) fn bar(what: &'static str, found: f64, limit: f64, unit: &'static str) -> Bar {
+    Bar { what, found, limit, unit, met: found <= limit }
+}
+
+pub(super) fn times(mut samples: Vec<f64>) -> Times {
     samples.sort_by(f64::total_cmp);
     Times { p50: quantile(&samples, 0.5), p99: quantile(&samples, 0.99) }
 }

@@ -38,7 +38,7 @@ pub struct AgentCommand {
 }
 
 /// How long an agent may take until its tables are complete. Most of it is the kernel's check of the
-/// programs: three seconds of a processor's time, more where others want the processor too.
+/// programs: a second of a processor's time, more where others want the processor too.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 
 /// A running agent. Dropping it kills it; its pins stay with the lab's BPF file system.

@@ -13,8 +13,8 @@ use svclb_common::{config::Sizes, schema};
 use svclb_tests::net::{Bpffs, Netns};
 use svclb_userspace::{
     bpf::{
-        attach::{Attacher, DeviceTable, Mode},
-        load::{self, Object},
+        attach::{Attacher, DeviceTable, Mode, ProgramSource},
+        load::{self, LoadError, Object},
     },
     host::{self, DeviceEvent, devices::Options},
 };
@@ -57,11 +57,47 @@ pub(crate) static NEW: Build = Build(OnceLock::new());
 impl Build {
     fn object(&self) -> MutexGuard<'_, Object> {
         let load = || {
-            let options =
-                load::Options { bpffs: None, sizes: Sizes::for_memory(0), test_mode: false, programs: load::PROGRAMS };
+            let options = load::Options { bpffs: None, sizes: Sizes::for_memory(0), test_mode: false, programs: &[] };
             Mutex::new(Object::load(&options).expect("load the kernel object"))
         };
         self.0.get_or_init(load).lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ProgramSource for &'static Build {
+    fn load(
+        &mut self,
+        names: &[&'static str],
+        done: &mut dyn FnMut(&'static str, Result<&mut SchedClassifier, LoadError>),
+    ) {
+        self.object().load_programs(names, done);
+    }
+}
+
+/// A build of which one program takes its time, or is refused.
+pub(crate) struct Changed<F> {
+    build: &'static Build,
+    program: &'static str,
+    refused: F,
+}
+
+impl<F: FnMut() -> Option<LoadError> + Send + 'static> Changed<F> {
+    pub(crate) fn new(build: &'static Build, program: &'static str, refused: F) -> Self {
+        Self { build, program, refused }
+    }
+}
+
+impl<F: FnMut() -> Option<LoadError> + Send + 'static> ProgramSource for Changed<F> {
+    fn load(
+        &mut self,
+        names: &[&'static str],
+        done: &mut dyn FnMut(&'static str, Result<&mut SchedClassifier, LoadError>),
+    ) {
+        let refused = if names.contains(&self.program) { (self.refused)() } else { None };
+        let Some(error) = refused else { return (&mut self.build).load(names, done) };
+        let others: Vec<&str> = names.iter().copied().filter(|name| *name != self.program).collect();
+        done(self.program, Err(error));
+        (&mut self.build).load(&others, done);
     }
 }
 
@@ -85,12 +121,18 @@ pub(crate) fn note(times: &Times, events: &[DeviceEvent]) {
 }
 
 impl Hooker {
-    pub(crate) fn start(mode: Mode, folder: &Path, build: &Build, records: &Records) -> Self {
+    pub(crate) fn start(mode: Mode, folder: &Path, build: impl ProgramSource, records: &Records) -> Self {
         Self::start_with(Options::default(), mode, folder, build, records)
     }
 
-    pub(crate) fn start_with(options: Options, mode: Mode, folder: &Path, build: &Build, records: &Records) -> Self {
-        let mut attacher = Attacher::new(mode, folder, &mut *build.object(), records.clone()).expect("an attacher");
+    pub(crate) fn start_with(
+        options: Options,
+        mode: Mode,
+        folder: &Path,
+        build: impl ProgramSource,
+        records: &Records,
+    ) -> Self {
+        let mut attacher = Attacher::new(mode, folder, build, records.clone()).expect("an attacher");
         let hooked = Arc::<Mutex<BTreeMap<u32, Instant>>>::default();
         let times = Arc::clone(&hooked);
         let hook = move |events: &[DeviceEvent]| {

@@ -1,7 +1,7 @@
 //! Hooks: attached, adopted, replaced, removed, and how fast.
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, mpsc},
     time::{Duration, Instant},
 };
 
@@ -11,20 +11,21 @@ use svclb_tests::net::{Bpffs, Netns};
 use svclb_userspace::{
     bpf::{
         attach::{Mode, clean_up},
+        load::LoadError,
         pin::PinFolder,
     },
     host::{
-        self, Device,
-        devices::{Options, Reason},
+        self, Device, Role,
+        devices::{Ingress, Options, Reason},
     },
 };
 
 use super::{
     hooker::{
-        ALL, Hooker, NEW, OLD, Records, Stage, Times, due, filters, has_clsact, note, tc, tcx_ids, tcx_programs,
-        until_linked,
+        ALL, Changed, Hooker, NEW, OLD, Records, Stage, Times, due, filters, has_clsact, note, tc, tcx_ids,
+        tcx_programs, until_linked,
     },
-    told::{MACHINE, NOTHING, Told, all_right, node, wait},
+    told::{DEADLINE, MACHINE, NOTHING, Told, all_right, node, wait},
 };
 
 #[test]
@@ -69,6 +70,78 @@ fn links_outlive_the_agent_and_are_adopted() {
             }
         });
     }
+}
+
+#[test]
+fn a_device_in_use_gets_links_at_once_and_a_new_one_filters() {
+    let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let stage = Stage::new();
+    stage.run(|folder| {
+        let mut agent = Hooker::start(Mode::Auto, folder, &OLD, &Records::default());
+        agent.until_hooked(&ALL);
+        for device in ALL {
+            assert_eq!(tcx_programs(device), due(device));
+            assert!(!has_clsact(&stage.netns, device), "{device} would have lost packets");
+        }
+        let add = format!("link add pod3 type veth peer name eth3 netns {}\n", stage.elsewhere.path());
+        stage.netns.ip(&add).expect("make a pod");
+        agent.until_hooked(&["pod3"]);
+        assert_eq!(filters(&stage.netns, "pod3"), ["svclb:ingress", "svclb:egress"]);
+        wait("TCX links of pod3", || (tcx_programs("pod3") == due("pod3")).then_some(()));
+        drop(agent);
+        clean_up(folder).expect("clean up");
+    });
+}
+
+#[test]
+fn a_program_that_is_being_loaded_holds_up_no_other_device() {
+    let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let stage = Stage::new();
+    stage.run(|folder| {
+        let (go_on, wait_here) = mpsc::channel();
+        let slow = Changed::new(&OLD, "ingress_l3", move || {
+            wait_here.recv_timeout(DEADLINE).expect("told to go on");
+            None
+        });
+        let mut agent = Hooker::start(Mode::Auto, folder, slow, &Records::default());
+        agent.until_hooked(&ALL);
+        stage.netns.ip("tuntap add tun0 mode tun\nlink set tun0 up\n").expect("make a device of another kind");
+        let add = format!("link add pod3 type veth peer name eth3 netns {}\n", stage.elsewhere.path());
+        stage.netns.ip(&add).expect("make a pod");
+        agent.until_hooked(&["pod3"]);
+        assert_eq!(filters(&stage.netns, "tun0"), NOTHING);
+        go_on.send(()).expect("the loader waits");
+        agent.told.hooks("tun0", |hooks| hooks.ingress == Ingress::BareIp);
+        assert_eq!(filters(&stage.netns, "tun0"), ["svclb:ingress_l3", "svclb:egress_l3"]);
+        assert_eq!(agent.told.failures, NOTHING);
+        drop(agent);
+        clean_up(folder).expect("clean up");
+    });
+}
+
+#[test]
+fn a_program_that_the_kernel_refuses_is_missed_by_its_devices_only() {
+    let _turn = MACHINE.read().unwrap_or_else(PoisonError::into_inner);
+    let stage = Stage::new();
+    stage.run(|folder| {
+        let refused = || Some(LoadError::Absent { name: String::from("ingress_l3") });
+        let build = Changed::new(&OLD, "ingress_l3", refused);
+        let mut agent = Hooker::start(Mode::Auto, folder, build, &Records::default());
+        agent.until_hooked(&ALL);
+        stage.netns.ip("tuntap add tun0 mode tun\nlink set tun0 up\n").expect("make a device of another kind");
+        let failure = wait("a failure", || {
+            agent.told.read();
+            agent.told.failures.pop()
+        });
+        for part in ["tun0", "load its program ingress_l3", "of another version"] {
+            assert_eq!(failure.matches(part).count(), 1, "{failure}");
+        }
+        let add = format!("link add pod3 type veth peer name eth3 netns {}\n", stage.elsewhere.path());
+        stage.netns.ip(&add).expect("make a pod");
+        agent.told.hooks("pod3", |hooks| hooks.role == Role::Pod);
+        drop(agent);
+        clean_up(folder).expect("clean up");
+    });
 }
 
 #[test]
@@ -280,7 +353,7 @@ fn two_hundred_pods_at_once_are_hooked_in_time() {
                 at(100)
             );
             assert_eq!(agent.told.failures, NOTHING);
-            // Milliseconds on a quiet machine. With TCX links alone it would be seconds.
+            // Milliseconds on a quiet machine (`cargo xtask bench devices`). With TCX links alone it would be seconds.
             assert!(at(99) < Duration::from_millis(500), "p99 {:?}", at(99));
             drop((agent, observer));
             clean_up(&folder).expect("clean up");

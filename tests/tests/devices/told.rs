@@ -8,7 +8,9 @@ use std::{
 };
 
 use svclb_tests::net::Netns;
-use svclb_userspace::host::{Attachment, Device, DeviceEvent, Hooks, HostEvent, NodeAddresses, Watch, devices::Reason};
+use svclb_userspace::host::{
+    Attachment, Device, DeviceEvent, Hooking, Hooks, HostEvent, NodeAddresses, Watch, devices::Reason,
+};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 /// Long enough for a machine that is busy with other things.
@@ -97,8 +99,8 @@ impl Told {
 }
 
 /// A hook function that does nothing.
-pub(crate) fn all_right(events: &[DeviceEvent]) -> Vec<Result<(), String>> {
-    vec![Ok(()); events.len()]
+pub(crate) fn all_right(events: &[DeviceEvent]) -> Vec<Result<Hooking, String>> {
+    vec![Ok(Hooking::Done); events.len()]
 }
 
 /// A node with a wire (a veth pair of which the other end is elsewhere) and the default route.

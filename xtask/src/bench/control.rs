@@ -1,12 +1,12 @@
 //! `cargo xtask bench control`: what a cluster costs the agent.
 
-use std::{env, path::PathBuf, process::Command};
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use svclb_tests::bench::control::{Kind, Options, Report, Times, mib, run as measure};
 
-use super::{Format, table};
-use crate::{Outcome, process, progress::Progress, repository};
+use super::{Format, binary, goals, outcome, table};
+use crate::{Outcome, process, progress::Progress};
 
 /// What 10,000 Services cost the agent: time of the first synchronization and of a change, and memory.
 ///
@@ -42,14 +42,11 @@ enum Source {
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
     ensure!(process::is_root(), "an agent needs root; run it as root");
-    let binary = match &args.binary {
-        Some(binary) => binary.clone(),
-        None => built()?,
-    };
     let source = match args.source {
         Source::Files => Kind::Files,
         Source::Api => Kind::Api,
     };
+    let binary = binary(args.binary.as_ref())?;
     let options = Options { source, binary, services: args.services, changes: args.changes };
     let progress = Progress::start("measuring");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -59,18 +56,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
         Format::Json => println!("{}", serde_json::to_string_pretty(&report)?),
         Format::Table => show(&report),
     }
-    Ok(if report.bars.iter().all(|bar| bar.met) { Outcome::Done } else { Outcome::Failed })
-}
-
-fn built() -> Result<PathBuf> {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let mut command = Command::new(cargo);
-    command.args(["build", "--release", "--package", "svclb-userspace", "--bin", "svclb"]);
-    command.current_dir(repository::root());
-    let progress = Progress::start("building svclb for release");
-    process::run(&mut command, &repository::log_file("bench")?, |line| progress.now(line))?;
-    progress.end("done");
-    Ok(repository::target().join("release/svclb"))
+    Ok(outcome(&report.bars))
 }
 
 fn show(report: &Report) {
@@ -94,11 +80,5 @@ fn show(report: &Report) {
     for (name, bytes) in &report.maps {
         maps.add_row([(*name).to_owned(), mib(*bytes)]);
     }
-    let mut bars = table(["goal", "found", "at most", "met"], 1);
-    for bar in &report.bars {
-        let met = if bar.met { "yes" } else { "NO" };
-        let value = |value: f64| format!("{value:.2} {}", bar.unit);
-        bars.add_row([bar.what.to_owned(), value(bar.found), value(bar.limit), met.to_owned()]);
-    }
-    println!("{figures}\n{maps}\n{bars}");
+    println!("{figures}\n{maps}\n{}", goals(&report.bars));
 }

@@ -1,11 +1,15 @@
-//! `cargo xtask bench`: what packets and changes of the cluster cost.
+//! `cargo xtask bench`: what packets, changes of the cluster and new devices cost.
+
+use std::{env, path::PathBuf, process::Command};
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, Table, presets};
+use svclb_tests::bench::control::Bar;
 
-use crate::Outcome;
+use crate::{Outcome, process, progress::Progress, repository};
 
 mod control;
+mod devices;
 mod packet;
 mod reference;
 
@@ -22,12 +26,14 @@ pub(crate) struct Args {
 enum What {
     Packet(packet::Args),
     Control(control::Args),
+    Devices(devices::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
     match &args.what {
         What::Packet(args) => packet::run(args),
         What::Control(args) => control::run(args),
+        What::Devices(args) => devices::run(args),
     }
 }
 
@@ -38,6 +44,37 @@ enum Format {
     Table,
     /// One JSON object.
     Json,
+}
+
+/// The binary `svclb`: that which is named, else built from this source for release.
+fn binary(named: Option<&PathBuf>) -> Result<PathBuf> {
+    if let Some(binary) = named {
+        return Ok(binary.clone());
+    }
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command.args(["build", "--release", "--package", "svclb-userspace", "--bin", "svclb"]);
+    command.current_dir(repository::root());
+    let progress = Progress::start("building svclb for release");
+    process::run(&mut command, &repository::log_file("bench")?, |line| progress.now(line))?;
+    progress.end("done");
+    Ok(repository::target().join("release/svclb"))
+}
+
+/// A table of goals.
+fn goals(bars: &[Bar]) -> Table {
+    let mut goals = table(["goal", "found", "at most", "met"], 1);
+    for bar in bars {
+        let met = if bar.met { "yes" } else { "NO" };
+        let value = |value: f64| format!("{value:.2} {}", bar.unit);
+        goals.add_row([bar.what.to_owned(), value(bar.found), value(bar.limit), met.to_owned()]);
+    }
+    goals
+}
+
+/// Whether all goals are met.
+fn outcome(bars: &[Bar]) -> Outcome {
+    if bars.iter().all(|bar| bar.met) { Outcome::Done } else { Outcome::Failed }
 }
 
 /// An empty table whose columns hold numbers from `first_number` on.

@@ -42,12 +42,9 @@ fn advice(error: &io::Error) -> &'static str {
 /// The attacher could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum AttacherError {
-    /// A program is missing in the kernel object.
-    #[error("program {0} is not in the kernel object: agent and object are not of one build")]
-    NoProgram(&'static str),
-    /// A program cannot be pinned.
-    #[error("pin program {0}: {1}")]
-    Pin(&'static str, #[source] io::Error),
+    /// A program that every node needs cannot be loaded.
+    #[error("{0}")]
+    Program(String),
     /// The folder for pins cannot be made.
     #[error("make {0}: {1}; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)")]
     Folder(String, #[source] io::Error),
