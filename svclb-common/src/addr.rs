@@ -67,6 +67,10 @@ pub trait Address:
 {
     /// Fills a way of the flow table up to a multiple of 8 bytes: a word for IPv4, nothing for IPv6.
     type Spare: Copy + Eq + Default + fmt::Debug + FromBytes + Immutable + KnownLayout + 'static;
+    /// What fills a bucket of SERVICES to whole cache lines.
+    type Line: Copy + Eq + Default + fmt::Debug + FromBytes + Immutable + KnownLayout + 'static;
+    /// What fills the head of a bucket of the flow table to the size of a way.
+    type Head: Copy + Eq + Default + fmt::Debug + FromBytes + Immutable + KnownLayout + 'static;
     /// `true` for IPv6.
     const IS_V6: bool;
     /// Length of a full prefix in bits.
@@ -94,6 +98,8 @@ pub struct Addr6(pub [u32; 4]);
 
 impl Address for Addr4 {
     type Spare = u32;
+    type Head = [u32; 0];
+    type Line = u32;
     const IS_V6: bool = false;
     const BITS: u32 = 32;
 
@@ -120,6 +126,8 @@ impl Address for Addr4 {
 
 impl Address for Addr6 {
     type Spare = [u32; 0];
+    type Head = [u32; 8];
+    type Line = [u32; 5];
     const IS_V6: bool = true;
     const BITS: u32 = 128;
 

@@ -3,6 +3,7 @@
 use crate::addr::{Addr4, Addr6, Address};
 use crate::conntrack::State;
 use crate::env::Tick;
+use crate::schema::WAYS;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// A prefix as network and mask, for comparing without a shift.
@@ -50,8 +51,8 @@ pub struct Config {
     pub refusals: u32,
     /// Ticks in a second, rounded down; at least 1.
     pub ticks_per_second: u32,
-    /// Always 0.
-    pub zero2: u32,
+    /// Number of buckets of SERVICES, a power of two, less one.
+    pub frontends: u32,
     /// Number of buckets, a power of two, less one: for IPv4 and then IPv6 those of FLOWS and of SPILL.
     pub buckets: [[u32; 2]; 2],
     /// Bits of one half of a bitmap, a power of two, less one: for frontends and then backends those of IPv4 and of
@@ -112,8 +113,9 @@ pub struct Sizes {
     pub interest_frontends: u32,
     /// The same for backends.
     pub interest_backends: u32,
-    /// Entries of SERVICES: frontends, node ports counted once for each node address.
-    pub frontends: u32,
+    /// Buckets of SERVICES, each with room for 4 frontends, to be filled to half. Node ports count once for each node
+    /// address, and each cluster IP once more.
+    pub frontend_buckets: u32,
     /// Service numbers: Service ports.
     pub services: u32,
     /// Entries of SLOTS: the list of every Service port, twice, as lists are replaced, not edited. The list of
@@ -121,7 +123,7 @@ pub struct Sizes {
     pub slots: u32,
     /// Backend numbers: endpoints, counted once for each Service port.
     pub backends: u32,
-    /// Buckets of FLOWS for each family; 8 flows each, to be filled to 40 %.
+    /// Buckets of FLOWS for each family; 7 flows each ([`WAYS`]), to be filled to 40 %.
     pub flow_buckets: u32,
     /// Buckets of SPILL.
     pub spill_buckets: u32,
@@ -135,10 +137,10 @@ pub struct Sizes {
 
 impl Sizes {
     /// Sizes for a node with this much memory. Flow tables take about 1/512 of it (each bucket of both
-    /// families has 1,152 bytes), between 4,096 and 262,144 buckets of 8 flows; the tables of Services have room
+    /// families has 1,024 bytes), between 4,096 and 262,144 buckets of 7 flows; the tables of Services have room
     /// for 10,000 Services with 10 endpoints on any node.
     pub const fn for_memory(bytes: u64) -> Self {
-        let buckets = bytes / 512 / 1152;
+        let buckets = bytes / 512 / 1024;
         let mut flow_buckets = 4096;
         while flow_buckets < 262_144 && (flow_buckets as u64) * 2 <= buckets {
             flow_buckets *= 2;
@@ -146,13 +148,13 @@ impl Sizes {
         Self {
             interest_frontends: 8192,
             interest_backends: 65_536,
-            frontends: 65_536,
+            frontend_buckets: 32_768,
             services: 32_768,
             slots: 262_144,
             backends: 131_072,
             flow_buckets,
             spill_buckets: flow_buckets / 16,
-            masquerade: flow_buckets / 16 * 17 * 8,
+            masquerade: flow_buckets / 16 * 17 * WAYS as u32,
             affinity: 65_536,
             source_ranges: 16_384,
         }
@@ -162,7 +164,7 @@ impl Sizes {
         match name {
             "interest_frontends" => &mut self.interest_frontends,
             "interest_backends" => &mut self.interest_backends,
-            "frontends" => &mut self.frontends,
+            "frontend_buckets" => &mut self.frontend_buckets,
             "services" => &mut self.services,
             "slots" => &mut self.slots,
             "backends" => &mut self.backends,

@@ -7,7 +7,7 @@
 use crate::addr::{Addr4, Addr6, Address};
 use crate::config::Config;
 use crate::datapath::{Work, request};
-use crate::flow_table::{self, By, Change, FlowKey, Inserted, Lookup, NewFlow};
+use crate::flow_table::{self, By, Change, Inserted, Lookup, NewFlow, Sought};
 use crate::parse::Network;
 use crate::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Device, Masquerade, MasqueradeKey, Service, ServiceKey, ServiceRef,
@@ -18,7 +18,7 @@ use crate::verdict::Counter;
 
 /// Time in units of 16 jiffies since some moment, modulo 2^32: 16 ms at 1000 Hz, 160 ms at 100 Hz.
 /// Wraps after 2 years or more. `bpf_jiffies64` costs 1 ns, the clocks 20.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Tick(pub u32);
 
 /// Jiffies in a [`Tick`], as a shift.
@@ -33,16 +33,16 @@ pub struct Place {
     pub bucket: u32,
 }
 
-/// Answer of [`Tables::peek`]: the number of the way, or one of the constants.
+/// Answer of [`Tables::peek`] and [`Tables::peek_frontend`]: the number of the way, or one of the constants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Peek(pub u32);
 
 impl Peek {
-    /// Not here, and no flow of this bucket is in SPILL.
+    /// Not here, and nothing of this bucket is in SPILL, or in a second bucket of SERVICES.
     pub const MISS: Self = Self(0x100);
-    /// Not here, but flows of this bucket are in SPILL.
+    /// Not here, but something of this bucket is there.
     pub const MISS_OVERFLOW: Self = Self(0x101);
-    /// A writer was inside: ask under the lock.
+    /// A writer was inside: ask again, or under the lock.
     pub const BUSY: Self = Self(0x102);
 
     /// Whether it is a way.
@@ -69,8 +69,9 @@ pub trait Tables<A: Address> {
     fn interest_frontend(&self, bit: u32) -> bool;
     /// A bit of INTEREST_BACKENDS.
     fn interest_backend(&self, bit: u32) -> bool;
-    /// SERVICES.
-    fn service_ref(&self, key: &ServiceKey<A>) -> Option<ServiceRef>;
+    /// Looks for a frontend in a bucket of SERVICES; whose it is, is then in `found`. [`Peek::BUSY`] if a writer was
+    /// inside. See [`crate::frontend_table`].
+    fn peek_frontend(&self, bucket: u32, key: &ServiceKey<A>, found: &mut ServiceRef) -> Peek;
     /// SERVICE; fields are read in their order, so that a torn record shows.
     fn service(&self, number: u32) -> Option<Service>;
     /// SLOTS.
@@ -99,7 +100,9 @@ pub trait Tables<A: Address> {
     fn masquerade_address(&self, device: &Device) -> A;
     /// Looks through a bucket without its lock for a flow and copies its entry to `way`. The copy is whole
     /// unless the answer is [`Peek::BUSY`].
-    fn peek(&self, place: Place, key: &FlowKey<A>, by: By, way: &mut Way<A>) -> Peek;
+    fn peek(&self, place: Place, sought: Sought<A>, way: &mut Way<A>) -> Peek;
+    /// Begins to load the head and a way of a bucket that will be asked for soon, and does not wait for them.
+    fn prefetch(&self, place: Place, way: usize);
     /// Applies a change with the bucket's lock held; `None` if there is no such bucket.
     fn locked(&self, place: Place, change: impl Change<A>) -> Option<u32>;
     /// [`flow_table::find_entry`]. The kernel makes it a function that the verifier checks once, not at each
@@ -118,12 +121,12 @@ pub trait Tables<A: Address> {
         flow_table::insert(self, entry, over)
     }
     /// [`request::locate`].
-    fn locate(&self, work: &mut Work<A>) -> bool
+    fn locate(&self, work: &mut Work<A>)
     where
         Self: Env + Sized,
         A: Network,
     {
-        request::locate(self, work)
+        request::locate(self, work);
     }
     /// [`request::choose`].
     fn choose(&self, work: &mut Work<A>, again: bool) -> bool

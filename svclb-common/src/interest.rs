@@ -45,18 +45,23 @@ pub fn node_port<A: Address>(config: &Config, half: bool, address: A, port: Be16
     position::<A>(config, FRONTENDS, half, hash::endpoint(config.seed, address, port, protocol))
 }
 
-/// Bit of a backend endpoint.
+/// Hash of an endpoint of one protocol: it says where in the bitmaps, and where in the flow table.
 #[inline(always)]
-pub fn backend<A: Address>(config: &Config, half: bool, address: A, port: Be16, protocol: u8) -> u32 {
-    position::<A>(config, BACKENDS, half, hash::endpoint(config.seed, address, port, protocol))
+pub fn endpoint_hash<A: Address>(config: &Config, endpoint: Endpoint<A>, protocol: u8) -> u64 {
+    hash::endpoint(config.seed, endpoint.address, endpoint.port, protocol)
 }
 
-/// Whether an endpoint may be a backend. Cost: a hash and one bit.
+/// Bit of a backend endpoint with this [`endpoint_hash`].
 #[inline(always)]
-pub fn is_backend<A: Address, E: Env + Tables<A>>(env: &E, endpoint: Endpoint<A>, protocol: u8) -> bool {
+pub fn backend<A: Address>(config: &Config, half: bool, hash: u64) -> u32 {
+    position::<A>(config, BACKENDS, half, hash)
+}
+
+/// Whether the endpoint with this [`endpoint_hash`] may be a backend. Cost: one bit.
+#[inline(always)]
+pub fn is_backend<A: Address, E: Env + Tables<A>>(env: &E, hash: u64) -> bool {
     let config = env.config();
-    let bit = backend(config, active_half(config), endpoint.address, endpoint.port, protocol);
-    Tables::<A>::interest_backend(env, bit)
+    Tables::<A>::interest_backend(env, backend::<A>(config, active_half(config), hash))
 }
 
 /// Whether an endpoint may be a frontend. Cost: two hashes and two bits.

@@ -19,6 +19,7 @@ pub mod conntrack;
 pub mod datapath;
 pub mod env;
 pub mod flow_table;
+pub mod frontend_table;
 pub mod hash;
 pub mod interest;
 pub mod packet;

@@ -140,6 +140,19 @@ pub struct Headers<A> {
 }
 
 impl<A: Address> Headers<A> {
+    /// Whether the packet asks for a new TCP connection.
+    #[inline(always)]
+    pub const fn opens_connection(&self) -> bool {
+        use tcp::flag::{ACK, RST, SYN};
+        self.protocol == protocol::TCP && self.tcp_flags & (SYN | ACK | RST) == SYN
+    }
+
+    /// Whether the packet is a TCP reset.
+    #[inline(always)]
+    pub const fn is_reset(&self) -> bool {
+        self.protocol == protocol::TCP && self.tcp_flags & tcp::flag::RST != 0
+    }
+
     /// Headers from their parts.
     #[inline(always)]
     pub const fn new(

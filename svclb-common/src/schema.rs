@@ -12,7 +12,7 @@ use crate::wire::ethernet::Mac;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Number of the layout below. Any change of a type, a map or a constant here raises it.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 
 /// A type without padding, which may cross between the kernel and the agent as bytes.
 ///
@@ -34,6 +34,8 @@ plain! {
     ServiceKey<Addr4>: 4 + 2 + 1 + 1,
     ServiceKey<Addr6>: 16 + 2 + 1 + 1,
     ServiceRef: 4 + 1 + 3,
+    FrontendBucket<Addr4>: 4 + 4 + FRONTEND_WAYS * 12 + 4 + 4,
+    FrontendBucket<Addr6>: 4 + 4 + FRONTEND_WAYS * 24 + 5 * 4 + 4,
     Service: 8 * 4,
     BackendRef: 4,
     Backend<Addr4>: 2 + 2 + 1 + 1 + 2 + 4 + 4,
@@ -53,20 +55,22 @@ plain! {
     ServiceCounters: 3 * 8,
     Way<Addr4>: 3 * 4 + 3 * 2 + 2 + 4 + 4 + 4,
     Way<Addr6>: 3 * 16 + 3 * 2 + 2 + 4 + 4,
-    Detail<Addr4>: 4 + 2 + 2 + 4 + 4,
-    Detail<Addr6>: 16 + 2 + 2 + 4 + 4,
-    Bucket<Addr4>: 4 + 4 + 8 + WAYS * 32,
-    Bucket<Addr6>: 4 + 4 + 8 + WAYS * 64,
-    Details<Addr4>: WAYS * 16,
-    Details<Addr6>: WAYS * 28,
+    Detail<Addr4>: 4 + 2 + 2 + 4,
+    Detail<Addr6>: 16 + 2 + 2 + 4,
+    Bucket<Addr4>: 4 + 4 + 4 + 4 + 2 * 8 + WAYS * 32,
+    Bucket<Addr6>: 4 + 4 + 4 + 4 + 2 * 8 + 8 * 4 + WAYS * 64,
+    Details<Addr4>: WAYS * 12,
+    Details<Addr6>: WAYS * 24,
     RefusalBudget: 4 + 4,
     crate::config::Config: 4 + 4 + 8 + 2 + 2 + 4 + 4 + 4 + 2 * 8 + 2 * 8 + 4 * 16 + 4 * 8 + 4 * 32,
 }
 
-/// Ways of a bucket: 0.25 % of the flows spill at 40 % load (2 % with 4 ways).
-pub const WAYS: usize = 8;
+/// Ways of a bucket: 0.4 % of the flows spill at 40 % load (2 % with 4 ways). With its head a bucket then is 256
+/// bytes (IPv6: 512), so that no way lies across two cache lines.
+pub const WAYS: usize = 7;
+const _: () = assert!(size_of::<Bucket<Addr4>>() == 256 && size_of::<Bucket<Addr6>>() == 512);
 
-/// Key of SERVICES: what a client addresses. A key whose port and protocol are 0 marks the address
+/// What a client addresses, the key of SERVICES. A key whose port and protocol are 0 marks the address
 /// itself as a cluster IP, whose other ports are refused.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, FromBytes, Immutable, KnownLayout)]
@@ -95,9 +99,9 @@ impl<A: Address> ServiceKey<A> {
     }
 }
 
-/// Value of SERVICES: which Service port a frontend belongs to, and in which role.
+/// What SERVICES says of a frontend: which Service port a frontend belongs to, and in which role.
 #[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, FromBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, FromBytes, Immutable, KnownLayout)]
 pub struct ServiceRef {
     /// Service number: index into SERVICE.
     pub number: u32,
@@ -105,6 +109,42 @@ pub struct ServiceRef {
     pub scope: u8,
     /// Always 0.
     pub zero: [u8; 3],
+}
+
+/// Ways of a bucket of SERVICES. A bucket is a cache line (IPv6: two).
+pub const FRONTEND_WAYS: usize = 4;
+const _: () = assert!(size_of::<FrontendBucket<Addr4>>() == 64 && size_of::<FrontendBucket<Addr6>>() == 128);
+
+/// A frontend in SERVICES.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, FromBytes, Immutable, KnownLayout)]
+pub struct FrontendWay<A> {
+    /// Address.
+    pub address: A,
+    /// Port.
+    pub port: Be16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// 0 if no frontend is here, else its role ([`crate::service::scope`]) and one.
+    pub used: u8,
+    /// Service number: index into SERVICE.
+    pub number: u32,
+}
+
+/// Value of SERVICES; see [`crate::frontend_table`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, FromBytes, Immutable, KnownLayout)]
+pub struct FrontendBucket<A: Address> {
+    /// Version, changed by every write.
+    pub before: u32,
+    /// Frontends that had to go to their second bucket because this one, their first, was full.
+    pub spilled: u32,
+    /// The frontends.
+    pub ways: [FrontendWay<A>; FRONTEND_WAYS],
+    /// Fills the cache line. Always 0.
+    pub zero: A::Line,
+    /// The same as `before`.
+    pub after: u32,
 }
 
 /// Value of SERVICE, by service number: one port of one Service, in one family.
@@ -322,7 +362,8 @@ pub struct Way<A: Address> {
     pub frontend_port: Be16,
     /// Backend port.
     pub backend_port: Be16,
-    /// Protocol, state and flags, see [`crate::flow_table::Meta`]; 0 in a free way.
+    /// Protocol, state and flags, see [`crate::flow_table::Meta`]; 0 in a free way. The upper byte is always 0:
+    /// it is written, without the lock, only to load the way ([`crate::flow_table::prefetch`]).
     pub meta: u16,
     /// Tick of the last packet.
     pub seen: u32,
@@ -342,8 +383,6 @@ pub struct Detail<A> {
     pub masquerade_port: Be16,
     /// Always 0.
     pub zero: u16,
-    /// Service number.
-    pub service: u32,
     /// Tick at which its entry in MASQUERADE was last renewed.
     pub renewed: u32,
 }
@@ -368,14 +407,24 @@ pub struct Bucket<A: Address> {
     pub body: Body<A>,
 }
 
+/// Tags of a bucket's ways, 16 bits each, the first in the lowest bits of the first word, 0 for a way that was never
+/// used; see [`crate::flow_table`]. The last 16 bits have no way and are always 0.
+#[repr(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, FromBytes, Immutable, KnownLayout)]
+pub struct Tags(pub [u64; 2]);
+
 /// The content of a bucket.
 #[repr(C)]
 #[derive(Clone, Copy, Default, Debug, FromBytes, Immutable, KnownLayout)]
 pub struct Body<A: Address> {
     /// In FLOWS: flows of this bucket that had to go to SPILL. 0 in SPILL.
     pub overflow: u32,
-    /// Always 0.
-    pub zero: u32,
+    /// Always 0: written, without the lock, only to load the bucket ([`crate::flow_table::prefetch`]).
+    pub touched: u32,
+    /// Tags of the ways.
+    pub tags: Tags,
+    /// Fills the head to the size of a way. Always 0.
+    pub zero: A::Head,
     /// The flows.
     pub ways: [Way<A>; WAYS],
 }
@@ -461,8 +510,8 @@ maps! {
     INTEREST_FRONTENDS6 Array [u32 => u64] SizedBy("interest_frontends"), "the same for IPv6";
     INTEREST_BACKENDS4 Array [u32 => u64] SizedBy("interest_backends"), "bitmap of hashed backend endpoints, two halves";
     INTEREST_BACKENDS6 Array [u32 => u64] SizedBy("interest_backends"), "the same for IPv6";
-    SERVICES4 GrowingHash [ServiceKey<Addr4> => ServiceRef] SizedBy("frontends"), "frontend -> service number and role";
-    SERVICES6 GrowingHash [ServiceKey<Addr6> => ServiceRef] SizedBy("frontends"), "the same for IPv6";
+    SERVICES4 Array [u32 => FrontendBucket<Addr4>] SizedBy("frontend_buckets"), "frontend -> service number and role";
+    SERVICES6 Array [u32 => FrontendBucket<Addr6>] SizedBy("frontend_buckets"), "the same for IPv6";
     SERVICE4 Array [u32 => Service] SizedBy("services"), "service number -> flags, slot ranges, affinity";
     SERVICE6 Array [u32 => Service] SizedBy("services"), "the same for IPv6";
     SLOTS4 Array [u32 => BackendRef] SizedBy("slots"), "ranges of backend numbers";

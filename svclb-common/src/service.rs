@@ -2,7 +2,8 @@
 //! of a frontend.
 
 use crate::addr::Address;
-use crate::env::Tables;
+use crate::env::{Env, Peek, Tables};
+use crate::frontend_table;
 use crate::parse::Headers;
 use crate::schema::{Backend, BackendRef, Service, ServiceKey, ServiceRef};
 
@@ -67,18 +68,24 @@ pub enum Frontend {
     UnknownPort,
     /// A Service port.
     Port(ServiceRef),
+    /// The agent kept writing while it was read.
+    Unsettled,
 }
 
-/// Looks up the destination of a packet. Cost: one hash lookup, two for an address without that port.
+/// Looks up the destination of a packet. Cost: one bucket of SERVICES, two for an address without that port.
 #[inline(always)]
-pub fn frontend<A: Address, T: Tables<A>>(tables: &T, headers: &Headers<A>) -> Frontend {
+pub fn frontend<A: Address, E: Env + Tables<A>>(env: &E, headers: &Headers<A>) -> Frontend {
     let key = ServiceKey::new(headers.destination, headers.destination_port, headers.protocol);
-    if let Some(found) = tables.service_ref(&key) {
-        return Frontend::Port(found);
+    let mut found = ServiceRef::default();
+    match frontend_table::find(env, &key, &mut found) {
+        Peek::BUSY => return Frontend::Unsettled,
+        seen if seen.is_found() => return Frontend::Port(found),
+        _ => {}
     }
-    match tables.service_ref(&ServiceKey::cluster_ip(headers.destination)) {
-        Some(_) => Frontend::UnknownPort,
-        None => Frontend::None,
+    match frontend_table::find(env, &ServiceKey::cluster_ip(headers.destination), &mut found) {
+        Peek::BUSY => Frontend::Unsettled,
+        seen if seen.is_found() => Frontend::UnknownPort,
+        _ => Frontend::None,
     }
 }
 

@@ -1,25 +1,24 @@
 //! Maps and helpers as an [`Env`].
 
+use crate::buckets::{prefetch, read_bucket, read_frontends, with_lock};
 use crate::maps;
 use crate::packet::Skb;
 use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::{
-    bpf_get_prandom_u32, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp, bpf_spin_lock as lock,
-    bpf_spin_unlock as unlock,
+    bpf_get_prandom_u32, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
 };
 use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 use core::ptr::{read_volatile, write_volatile};
-use core::sync::atomic::{Ordering, compiler_fence};
 use svclb_common::addr::{Addr4, Addr6, Address};
 use svclb_common::config::Config;
 use svclb_common::datapath::{Work, request};
 use svclb_common::env::{Env, Peek, Place, ServiceEvent, TICK_SHIFT, Tables, Tick};
-use svclb_common::flow_table::{self, By, Change, FlowKey, Inserted, Lookup, NewFlow};
+use svclb_common::flow_table::{self, By, Change, Inserted, Lookup, NewFlow, Sought};
 use svclb_common::interest;
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Masquerade, MasqueradeKey, Service,
-    ServiceCounters, ServiceKey, ServiceRef, SourceRangeKey, WAYS, Way,
+    Affinity, AffinityKey, Backend, BackendRef, Device, Masquerade, MasqueradeKey, Service, ServiceCounters,
+    ServiceKey, ServiceRef, SourceRangeKey, WAYS, Way,
 };
 use svclb_common::snat_port::{self, Claim};
 use svclb_common::verdict::Counter;
@@ -117,57 +116,6 @@ impl Env for Kernel {
             // SAFETY: this CPU's value.
             unsafe { *value += 1 };
         }
-    }
-}
-
-/// Runs `change` on a bucket with its lock held. The version is odd meanwhile, for readers without the
-/// lock.
-#[inline(always)]
-fn with_lock<A: Address>(bucket: *mut Bucket<A>, details: *mut Details<A>, change: impl Change<A>) -> u32 {
-    // SAFETY: both point to values of array maps of the same index, which live as long as the maps; the
-    // lock makes this CPU the only writer.
-    unsafe {
-        lock((&raw mut (*bucket).lock).cast());
-        let version = read_volatile(&raw const (*bucket).version);
-        write_volatile(&raw mut (*bucket).version, version.wrapping_add(1));
-        compiler_fence(Ordering::SeqCst);
-        let result = change.apply(&mut (*bucket).body, &mut *details);
-        compiler_fence(Ordering::SeqCst);
-        write_volatile(&raw mut (*bucket).version, version.wrapping_add(2));
-        unlock((&raw mut (*bucket).lock).cast());
-        result
-    }
-}
-
-/// Looks through a bucket without its lock. On x86 loads are not reordered with loads, so comparing the
-/// version before and after is enough; other processors take the lock.
-#[inline(always)]
-fn read_bucket<A: Address>(bucket: *const Bucket<A>, key: &FlowKey<A>, by: By, out: &mut Way<A>) -> Peek {
-    if !cfg!(bpf_target_arch = "x86_64") {
-        return Peek::BUSY;
-    }
-    // SAFETY: the pointer is to a value of an array map. What is read may be torn until the version is
-    // seen unchanged; all of it is plain integers.
-    unsafe {
-        let version = read_volatile(&raw const (*bucket).version);
-        compiler_fence(Ordering::SeqCst);
-        let mut answer =
-            if read_volatile(&raw const (*bucket).body.overflow) > 0 { Peek::MISS_OVERFLOW } else { Peek::MISS };
-        let mut i = 0;
-        while i < WAYS {
-            let way = &raw const (*bucket).body.ways[i];
-            if key.matches(&*way, by) {
-                *out = read_volatile(way);
-                answer = Peek(i as u32);
-                break;
-            }
-            if !(*way).meta().is_used() {
-                break;
-            }
-            i += 1;
-        }
-        compiler_fence(Ordering::SeqCst);
-        if version & 1 != 0 || read_volatile(&raw const (*bucket).version) != version { Peek::BUSY } else { answer }
     }
 }
 
@@ -272,7 +220,8 @@ macro_rules! tables {
         extern "C" fn $locate(work: *mut Work<$address>) -> u32 {
             // SAFETY: the verifier lets only callers pass that give a whole Work.
             let (Some(config), Some(work)) = (maps::CONFIG.get(0), unsafe { work.as_mut() }) else { return 0 };
-            u32::from(request::locate(&Kernel::without_packet(config), work))
+            request::locate(&Kernel::without_packet(config), work);
+            0
         }
 
         /// [`request::choose`] for one family.
@@ -297,8 +246,8 @@ macro_rules! tables {
 
         impl Tables<$address> for Kernel {
             #[inline(always)]
-            fn locate(&self, work: &mut Work<$address>) -> bool {
-                $locate(work) != 0
+            fn locate(&self, work: &mut Work<$address>) {
+                $locate(work);
             }
 
             #[inline(always)]
@@ -340,9 +289,8 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn service_ref(&self, key: &ServiceKey<$address>) -> Option<ServiceRef> {
-                // SAFETY: 8 bytes of plain data, copied at once.
-                unsafe { maps::$services.get(key) }.copied()
+            fn peek_frontend(&self, bucket: u32, key: &ServiceKey<$address>, found: &mut ServiceRef) -> Peek {
+                maps::$services.get_ptr(bucket).map_or(Peek::MISS, |bucket| read_frontends(bucket, key, found))
             }
 
             #[inline(always)]
@@ -466,10 +414,17 @@ macro_rules! tables {
             }
 
             #[inline(always)]
-            fn peek(&self, place: Place, key: &FlowKey<$address>, by: By, way: &mut Way<$address>) -> Peek {
+            fn peek(&self, place: Place, sought: Sought<$address>, way: &mut Way<$address>) -> Peek {
                 let map =
                     if place.spill { maps::$spill.get_ptr(place.bucket) } else { maps::$flows.get_ptr(place.bucket) };
-                map.map_or(Peek::MISS, |bucket| read_bucket(bucket, key, by, way))
+                map.map_or(Peek::MISS, |bucket| read_bucket(self.config, bucket, sought, way))
+            }
+
+            #[inline(always)]
+            fn prefetch(&self, place: Place, way: usize) {
+                if let Some(bucket) = maps::$flows.get_ptr_mut(place.bucket) {
+                    prefetch(bucket, way);
+                }
             }
 
             #[inline(always)]

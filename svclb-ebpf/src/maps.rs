@@ -10,8 +10,8 @@ use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::Config;
 use svclb_common::datapath::Scratch;
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Masquerade, MasqueradeKey, RefusalBudget,
-    Service, ServiceCounters, ServiceKey, ServiceRef, SourceRange,
+    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, FrontendBucket, Masquerade, MasqueradeKey,
+    RefusalBudget, Service, ServiceCounters, SourceRange,
 };
 
 /// Flags of a hash whose entries are allocated as they come.
@@ -26,6 +26,11 @@ pub(crate) struct TestEnv {
     /// State of the generator of random numbers.
     pub(crate) random: u32,
 }
+
+/// Flag of arrays whose first value lies at the start of a page (`BPF_F_MMAPABLE`), and so each bucket at the start
+/// of a cache line. Without it values begin behind the kernel's own head, which is no multiple of a line. Nobody can
+/// map these: the kernel refuses that for values with a lock.
+const PAGE_ALIGNED: usize = 1 << 10;
 
 macro_rules! maps {
     ($($name:ident: $type:ty;)+) => {
@@ -42,20 +47,20 @@ maps! {
     INTEREST_FRONTENDS6: Array<u64, 1>;
     INTEREST_BACKENDS4: Array<u64, 1>;
     INTEREST_BACKENDS6: Array<u64, 1>;
-    SERVICES4: HashMap<ServiceKey<Addr4>, ServiceRef, 1, GROWING>;
-    SERVICES6: HashMap<ServiceKey<Addr6>, ServiceRef, 1, GROWING>;
-    SERVICE4: Array<Service, 1>;
-    SERVICE6: Array<Service, 1>;
-    SLOTS4: Array<BackendRef, 1>;
-    SLOTS6: Array<BackendRef, 1>;
-    BACKENDS4: Array<Backend<Addr4>, 1>;
-    BACKENDS6: Array<Backend<Addr6>, 1>;
-    FLOWS4: Array<Bucket<Addr4>, 1>;
-    FLOWS6: Array<Bucket<Addr6>, 1>;
+    SERVICES4: Array<FrontendBucket<Addr4>, 1, PAGE_ALIGNED>;
+    SERVICES6: Array<FrontendBucket<Addr6>, 1, PAGE_ALIGNED>;
+    SERVICE4: Array<Service, 1, PAGE_ALIGNED>;
+    SERVICE6: Array<Service, 1, PAGE_ALIGNED>;
+    SLOTS4: Array<BackendRef, 1, PAGE_ALIGNED>;
+    SLOTS6: Array<BackendRef, 1, PAGE_ALIGNED>;
+    BACKENDS4: Array<Backend<Addr4>, 1, PAGE_ALIGNED>;
+    BACKENDS6: Array<Backend<Addr6>, 1, PAGE_ALIGNED>;
+    FLOWS4: Array<Bucket<Addr4>, 1, PAGE_ALIGNED>;
+    FLOWS6: Array<Bucket<Addr6>, 1, PAGE_ALIGNED>;
     FLOW_DETAILS4: Array<Details<Addr4>, 1>;
     FLOW_DETAILS6: Array<Details<Addr6>, 1>;
-    SPILL4: Array<Bucket<Addr4>, 1>;
-    SPILL6: Array<Bucket<Addr6>, 1>;
+    SPILL4: Array<Bucket<Addr4>, 1, PAGE_ALIGNED>;
+    SPILL6: Array<Bucket<Addr6>, 1, PAGE_ALIGNED>;
     SPILL_DETAILS4: Array<Details<Addr4>, 1>;
     SPILL_DETAILS6: Array<Details<Addr6>, 1>;
     MASQUERADE4: HashMap<MasqueradeKey<Addr4>, Masquerade<Addr4>, 1>;

@@ -64,7 +64,7 @@ pub struct AgentOptions {
     /// Address of /metrics and /proxyMode.
     #[arg(long, env = "SVCLB_METRICS_BIND_ADDRESS", default_value = "127.0.0.1:10249", value_name = "ADDRESS:PORT")]
     pub metrics_bind_address: SocketAddr,
-    /// Entries of maps that are made anew, as NAME=ENTRIES: flow_buckets, spill_buckets, frontends,
+    /// Entries of maps that are made anew, as NAME=ENTRIES: flow_buckets, spill_buckets, frontend_buckets,
     /// services, slots, backends, masquerade, affinity, source_ranges. Follows the machine's memory if not
     /// given.
     #[arg(long, env = "SVCLB_MAP_SIZES", value_delimiter = ',', value_parser = map_size, value_name = "NAME=ENTRIES,...")]
@@ -106,7 +106,7 @@ pub struct OptionsError(String);
 const SIZE_NAMES: [&str; 11] = [
     "interest_frontends",
     "interest_backends",
-    "frontends",
+    "frontend_buckets",
     "services",
     "slots",
     "backends",
@@ -118,7 +118,8 @@ const SIZE_NAMES: [&str; 11] = [
 ];
 
 /// Sizes that a hash picks a place in.
-const POWERS_OF_TWO: [&str; 4] = ["interest_frontends", "interest_backends", "flow_buckets", "spill_buckets"];
+const POWERS_OF_TWO: [&str; 5] =
+    ["interest_frontends", "interest_backends", "frontend_buckets", "flow_buckets", "spill_buckets"];
 
 fn map_size(text: &str) -> Result<(&'static str, u32), String> {
     let (name, entries) = text.split_once('=').ok_or("wants NAME=ENTRIES, such as flow_buckets=65536")?;

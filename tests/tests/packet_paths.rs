@@ -82,7 +82,7 @@ fn a_request_to_a_cluster_ip_gets_a_backend_and_its_reply_the_frontend() {
         assert_eq!((seen.source, seen.destination), (net.client, net.remote), "only the destination changes");
         world.egress(Port::Uplink, &request.bytes).passed(Counter::NoService);
 
-        let reply = frame(net.remote, net.client).bytes();
+        let reply = frame(net.remote, net.client).answer().bytes();
         world.ingress(Port::Uplink, &reply).passed(Counter::NoService);
         let seen = world.egress(Port::Pod, &reply).translated(&[Counter::ReplyTranslated]);
         assert_eq!((seen.source, seen.destination), (net.cluster, net.client), "only the source changes");
@@ -100,7 +100,7 @@ fn a_node_port_with_a_remote_backend_is_dnat_then_masquerade() {
         assert_eq!((seen.source.ip(), seen.destination), (net.node, net.remote));
         assert_eq!(seen.source.port(), net.outside.port(), "the client's port is kept when it is free");
 
-        let reply = world.ingress(Port::Uplink, &frame(net.remote, seen.source).bytes());
+        let reply = world.ingress(Port::Uplink, &frame(net.remote, seen.source).answer().bytes());
         let back = reply.translated(&[Counter::ReplyUnmasqueraded]);
         assert_eq!((back.source, back.destination), (net.remote, net.outside), "only the destination changes");
         let seen = world.egress(Port::Uplink, &reply.bytes).translated(&[Counter::ReplyTranslated]);
@@ -122,7 +122,7 @@ fn two_clients_with_one_port_get_two_masquerade_ports() {
         }
         assert_ne!(ports[0], ports[1], "replies could not be told apart");
         for (client, port) in [net.outside, other].into_iter().zip(ports) {
-            let reply = frame(net.remote, SocketAddr::new(net.node, port)).bytes();
+            let reply = frame(net.remote, SocketAddr::new(net.node, port)).answer().bytes();
             let seen = world.ingress(Port::Uplink, &reply).translated(&[Counter::ReplyUnmasqueraded]);
             assert_eq!(seen.destination, client);
         }
@@ -142,7 +142,7 @@ fn a_pod_that_reaches_itself_sees_the_node() {
             .egress(Port::Pod, &request.bytes)
             .translated(&[Counter::RequestMasqueraded, Counter::MasqueradeAllocated]);
         assert_eq!((seen.source.ip(), seen.destination), (net.node, pod));
-        let reply = world.ingress(Port::Pod, &frame(pod, seen.source).bytes());
+        let reply = world.ingress(Port::Pod, &frame(pod, seen.source).answer().bytes());
         reply.translated(&[Counter::ReplyUnmasqueraded]);
         let seen = world.egress(Port::Pod, &reply.bytes).translated(&[Counter::ReplyTranslated]);
         assert_eq!((seen.source, seen.destination), (net.cluster, net.client));
@@ -191,8 +191,9 @@ fn local_policies_use_endpoints_of_this_node_and_keep_the_client() {
         let seen = request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
         assert_eq!((seen.source, seen.destination), (net.outside, net.local));
         world.egress(Port::Pod, &request.bytes).passed(Counter::NoService);
-        let seen =
-            world.egress(Port::Uplink, &frame(net.local, net.outside).bytes()).translated(&[Counter::ReplyTranslated]);
+        let seen = world
+            .egress(Port::Uplink, &frame(net.local, net.outside).answer().bytes())
+            .translated(&[Counter::ReplyTranslated]);
         assert_eq!(seen.source, net.node_port);
         let seen = world
             .ingress(Port::Pod, &frame(net.client, net.cluster).bytes())
@@ -348,13 +349,33 @@ fn one_client_port_cannot_reach_one_backend_through_two_frontends() {
 }
 
 #[test]
+fn a_flow_that_is_over_does_not_hide_a_later_one_of_the_same_client_and_backend() {
+    everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &service(net, protocol));
+        // Many clients, as it depends on the hash of each where its flows stand.
+        for port in 1..60 {
+            let client = SocketAddr::new(net.client.ip(), port);
+            world.ingress(Port::Pod, &frame(client, net.cluster).bytes());
+        }
+        world.wait(100_000);
+        for port in 1..60 {
+            let client = SocketAddr::new(net.client.ip(), port);
+            let request = world.ingress(Port::Pod, &frame(client, net.load_balancer).bytes());
+            request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+            let reply = world.egress(Port::Pod, &frame(net.remote, client).answer().bytes());
+            assert_eq!(reply.translated(&[Counter::ReplyTranslated]).source, net.load_balancer);
+        }
+    });
+}
+
+#[test]
 fn replies_between_bridge_ports_are_lifted_to_the_ip_stack() {
     everywhere(|world, net, frame, protocol| {
         let mut spec = service(net, protocol);
         spec.backends = vec![BackendSpec { endpoint: net.local, local: true }];
         Scene::default().add(world, &spec);
         world.ingress(Port::BridgePort, &frame(net.client, net.cluster).bytes());
-        let reply = world.ingress(Port::BridgePort, &frame(net.local, net.client).bytes());
+        let reply = world.ingress(Port::BridgePort, &frame(net.local, net.client).answer().bytes());
         let seen = reply.translated(&[Counter::ReplyLifted]);
         assert_eq!((seen.source, seen.destination), (net.local, net.client), "addresses stay");
         assert_eq!(seen.to_mac, BRIDGE_MAC);
@@ -378,7 +399,7 @@ fn options_vlan_tags_and_absent_checksums_are_parsed_and_kept() {
             let client = SocketAddr::new(net.client.ip(), port);
             let outcome = world.ingress(Port::Pod, &shape(frame(client, net.cluster)).bytes());
             assert_eq!(outcome.translated(&[Counter::RequestTranslated, Counter::FlowCreated]).destination, net.remote);
-            let reply = shape(frame(net.remote, client)).bytes();
+            let reply = shape(frame(net.remote, client).answer()).bytes();
             let seen = world.egress(Port::Pod, &reply).translated(&[Counter::ReplyTranslated]);
             assert_eq!(seen.source, net.cluster);
         }

@@ -1,6 +1,6 @@
-#![cfg(feature = "kernel")]
 //! Every script on the kernel's maps, one after the other on the same ones: each begins with an engine
 //! that must first remove what the one before left.
+#![cfg(feature = "kernel")]
 
 mod script;
 mod script_pins;
@@ -66,12 +66,13 @@ fn a_write_beyond_the_end_of_a_map_names_the_map_and_the_entry_and_leaves_those_
 #[test]
 fn of_frontends_for_which_there_is_no_room_those_before_are_written() {
     let pins = Pins::new("full");
-    let (_, mut v4, _) = pins.load(sizes_with(("frontends", 8)));
+    let (_, mut v4, _) = pins.load(sizes_with(("frontend_buckets", 2)));
     let keys: Vec<_> = (0..16).map(|n| ServiceKey::new(Addr4(n), Be16::new(80), 6)).collect();
     let values: Vec<_> = (0..16).map(|number| ServiceRef { number, scope: 0, zero: [0; 3] }).collect();
     let cut = v4.put_frontends(&keys, &values).expect_err("there is room for eight");
-    assert_eq!((cut.done, cut.error.source.raw_os_error()), (8, Some(libc::E2BIG)));
+    assert_eq!(cut.error.source.kind(), std::io::ErrorKind::StorageFull);
+    assert!(cut.done >= 4, "a bucket alone has room for four");
     let found = v4.read().expect("the maps can be read").frontends;
-    assert_eq!(found.len(), 8);
-    assert!(keys.iter().take(8).all(|key| found.contains_key(key)));
+    assert_eq!(found.len(), cut.done);
+    assert!(keys.iter().take(cut.done).all(|key| found.contains_key(key)));
 }

@@ -1,6 +1,6 @@
-#![cfg(feature = "kernel")]
 //! 10,000 Services with 3 endpoints each on the kernel's maps: how much is written, and how long it takes.
 //! The figures are printed (`--nocapture`); only what does not depend on the machine is checked.
+#![cfg(feature = "kernel")]
 #![expect(clippy::print_stderr, reason = "the figures are for people")]
 
 mod script_pins;

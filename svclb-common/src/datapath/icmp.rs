@@ -52,7 +52,8 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &
     let inner = &work.quoted;
     let now = env.now();
     let (sender, receiver) = (inner.sender(), inner.receiver());
-    if interest::is_backend(env, receiver, inner.protocol) {
+    let receiver_hash = interest::endpoint_hash(env.config(), receiver, inner.protocol);
+    if interest::is_backend::<A, E>(env, receiver_hash) {
         let key = MasqueradeKey::new(sender, receiver, inner.protocol);
         if let Some(entry) = env.masquerade(&key)
             && !env.config().expired(State(entry.state), entry.seen, now)
@@ -64,7 +65,7 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &
     if !interest::is_frontend(env, sender, inner.protocol) {
         return pass(env, Counter::NoService);
     }
-    work.lookup.key = FlowKey { client: receiver, other: sender, protocol: inner.protocol };
+    work.lookup.key = FlowKey::new(receiver, sender, inner.protocol, receiver_hash);
     if !flow_table::find(env, &mut work.lookup, By::Frontend, now) {
         return pass(env, Counter::IcmpWithoutFlow);
     }
@@ -87,18 +88,20 @@ pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E
     let (sender, receiver, protocol) = (inner.sender(), inner.receiver(), inner.protocol);
     // A router on the way speaks in its own name.
     let by_receiver = work.headers.source == receiver.address;
-    if interest::is_backend(env, receiver, protocol) {
-        work.lookup.key = FlowKey { client: sender, other: receiver, protocol };
+    let sender_hash = interest::endpoint_hash(env.config(), sender, protocol);
+    let receiver_hash = interest::endpoint_hash(env.config(), receiver, protocol);
+    if interest::is_backend::<A, E>(env, receiver_hash) {
+        work.lookup.key = FlowKey::new(sender, receiver, protocol, sender_hash);
         if flow_table::find(env, &mut work.lookup, By::Backend, now) {
             let frontend = work.lookup.found.way.frontend_endpoint();
             let done = translate(packet, work, Side::Destination, &frontend, by_receiver);
             return translated(env, done, Counter::IcmpTranslated);
         }
     }
-    if !interest::is_backend(env, sender, protocol) {
+    if !interest::is_backend::<A, E>(env, sender_hash) {
         return pass(env, Counter::NoService);
     }
-    work.lookup.key = FlowKey { client: receiver, other: sender, protocol };
+    work.lookup.key = FlowKey::new(receiver, sender, protocol, receiver_hash);
     if flow_table::find(env, &mut work.lookup, By::Backend, now)
         && let Some((ours, _)) = flow_table::masquerade_of(env, &work.lookup.found, now)
     {

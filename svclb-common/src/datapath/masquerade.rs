@@ -41,7 +41,7 @@ pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(
 fn find<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> bool {
     let headers = &work.headers;
     let now = env.now();
-    work.lookup.key = FlowKey { client: headers.sender(), other: headers.receiver(), protocol: headers.protocol };
+    work.lookup.key = FlowKey::new(headers.sender(), headers.receiver(), headers.protocol, work.sender_hash);
     if !flow_table::find(env, &mut work.lookup, By::Backend, now) {
         return false;
     }

@@ -61,12 +61,18 @@ pub struct Work<A: Address> {
     pub headers: Headers<A>,
     /// In an ICMP error: headers of the quoted packet.
     pub quoted: Headers<A>,
+    /// [`interest::endpoint_hash`] of the packet's sender.
+    pub sender_hash: u64,
+    /// [`interest::endpoint_hash`] of the packet's receiver, once it was needed.
+    pub receiver_hash: u64,
     /// The flow that is looked for.
     pub lookup: Lookup<A>,
     /// The flow that is made.
     pub new: NewFlow<A>,
     /// Who may serve it.
     pub choice: Choice,
+    /// Somebody of these was picked at random already, and is in `chosen`.
+    pub picked: bool,
     /// Who shall serve it.
     pub chosen: Chosen<A>,
     /// The port that it is to be sent from.
@@ -167,7 +173,9 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
         };
     }
     let protocol = headers.protocol;
-    let from_backend = interest::is_backend(env, headers.sender(), protocol);
+    work.sender_hash = interest::endpoint_hash(env.config(), headers.sender(), protocol);
+    // What opens a connection is no reply.
+    let from_backend = !headers.opens_connection() && interest::is_backend::<A, E>(env, work.sender_hash);
     let to_frontend = interest::is_frontend(env, headers.receiver(), protocol);
     if !from_backend && !to_frontend {
         return pass(env, Counter::NoService);
@@ -220,8 +228,10 @@ fn egress_of<A: Network, P: Packet, E: Env + Tables<A>>(
         };
     }
     let protocol = headers.protocol;
-    let to_backend = interest::is_backend(env, headers.receiver(), protocol);
-    let from_backend = interest::is_backend(env, headers.sender(), protocol);
+    work.sender_hash = interest::endpoint_hash(env.config(), headers.sender(), protocol);
+    work.receiver_hash = interest::endpoint_hash(env.config(), headers.receiver(), protocol);
+    let to_backend = interest::is_backend::<A, E>(env, work.receiver_hash);
+    let from_backend = !headers.opens_connection() && interest::is_backend::<A, E>(env, work.sender_hash);
     if !from_backend && !to_backend {
         return pass(env, Counter::NoService);
     }

@@ -5,6 +5,7 @@ use crate::addr::Endpoint;
 use crate::conntrack::{Direction, State};
 use crate::env::{Env, Tables};
 use crate::flow_table::{self, By, FlowKey, RENEW_TICKS};
+use crate::interest;
 use crate::packet::Packet;
 use crate::parse::Network;
 use crate::rewrite::{Side, rewrite};
@@ -38,7 +39,7 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(
 #[inline(always)]
 fn find_replied<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> bool {
     let headers = &work.headers;
-    work.lookup.key = FlowKey { client: headers.receiver(), other: headers.sender(), protocol: headers.protocol };
+    work.lookup.key = FlowKey::new(headers.receiver(), headers.sender(), headers.protocol, work.receiver_hash);
     flow_table::find(env, &mut work.lookup, By::Backend, env.now())
 }
 
@@ -47,7 +48,11 @@ fn find_replied<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> 
 #[inline(always)]
 fn lift<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Option<Verdict> {
     let device = env.device(packet.device())?;
-    if device.lift == [0; 6] || !find_replied(env, work) {
+    if device.lift == [0; 6] {
+        return None;
+    }
+    work.receiver_hash = interest::endpoint_hash(env.config(), work.headers.receiver(), work.headers.protocol);
+    if !find_replied(env, work) {
         return None;
     }
     let done = packet.write(0, &device.lift);

@@ -9,10 +9,10 @@ use crate::packet::Packet;
 use crate::parse::Network;
 use crate::rewrite::{Side, rewrite};
 use crate::schema::{Detail, ServiceRef};
-use crate::select::{self, Choice, Eligibility, affinity};
+use crate::select::{self, Eligibility, affinity};
 use crate::service::{self, Frontend, role};
 use crate::verdict::{Counter, DropReason, Refusal, Verdict};
-use crate::wire::{protocol, tcp::flag};
+use crate::wire::protocol;
 
 /// Backends that are tried for a client whose port already talks to the one picked.
 const PICKS: u32 = 4;
@@ -22,9 +22,27 @@ const PICKS: u32 = 4;
 /// The steps are functions of their own, one after the other, so that their stacks do not add up.
 #[inline(always)]
 pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Verdict {
+    // Most flows are new when a SYN comes: who may serve it is found out while the flow's bucket is on its way
+    // from memory.
+    let opens = work.headers.opens_connection();
+    if opens {
+        flow_table::prefetch::<A, E>(env, work.sender_hash);
+        env.locate(work);
+    }
     let known = find(env, work);
-    if known != Known::GoesOn && !(env.locate(work) && env.choose(work, known == Known::IsOver)) {
-        return Verdict::from_bits(work.verdict);
+    if known != Known::GoesOn {
+        if !opens {
+            if work.headers.is_reset() {
+                return pass(env, Counter::ResetWithoutFlow);
+            }
+            env.locate(work);
+        }
+        if let Some(verdict) = turned_away(env, work) {
+            return verdict;
+        }
+        if !env.choose(work, known == Known::IsOver) {
+            return Verdict::from_bits(work.verdict);
+        }
     }
     translate(packet, env, work)
 }
@@ -45,7 +63,7 @@ enum Known {
 fn find<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> Known {
     let headers = &work.headers;
     let now = env.now();
-    work.lookup.key = FlowKey { client: headers.sender(), other: headers.receiver(), protocol: headers.protocol };
+    work.lookup.key = FlowKey::new(headers.sender(), headers.receiver(), headers.protocol, work.sender_hash);
     if !flow_table::find(env, &mut work.lookup, By::Frontend, now) {
         return Known::No;
     }
@@ -63,7 +81,7 @@ fn find<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> Known {
 fn goes_on<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> bool {
     let found = &work.lookup.found;
     if work.headers.protocol == protocol::TCP {
-        if work.headers.tcp_flags & (flag::SYN | flag::ACK) != flag::SYN {
+        if !work.headers.opens_connection() {
             return true;
         }
         if found.way.meta().state().gives_way_to_syn() {
@@ -84,54 +102,70 @@ fn translate<A: Network, P: Packet, E: Env>(packet: &mut P, env: &E, work: &Work
     translated(env, done, Counter::RequestTranslated)
 }
 
-/// Finds out who may serve the first packet of a flow: fills in `work.choice`, or says in `work.verdict` what
-/// becomes of the packet. Called through [`Tables::locate`].
+/// Finds out who may serve the first packet of a flow: fills in `work.choice` and `work.chosen`, or says in `work.verdict` what
+/// becomes of the packet. Counts nothing, as the packet may yet turn out to be of a known flow. Called through
+/// [`Tables::locate`].
 #[inline(always)]
-pub fn locate<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> bool {
+pub fn locate<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) {
+    work.choice.list.count = 0;
+    work.choice.service = NO_SERVICE;
+    work.picked = false;
     match choice(env, work) {
-        Ok(choice) => work.choice = choice,
-        Err(verdict) => {
-            work.verdict = verdict.to_bits();
-            return false;
-        }
+        // Nearly always that is who it will be.
+        Ok(()) => work.picked = work.choice.affinity == 0 && select::pick(env, &work.choice.list, &mut work.chosen),
+        Err(verdict) => work.verdict = verdict.to_bits(),
     }
-    true
 }
 
+/// In place of a service number.
+const NO_SERVICE: u32 = u32::MAX;
+
 #[inline(always)]
-fn choice<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Result<Choice, Verdict> {
+fn choice<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> Result<(), Verdict> {
     let headers = &work.headers;
-    if headers.protocol == protocol::TCP && headers.tcp_flags & flag::RST != 0 {
-        return Err(pass(env, Counter::ResetWithoutFlow));
-    }
     let ServiceRef { number, scope, .. } = match service::frontend(env, headers) {
         Frontend::Port(reference) => reference,
         Frontend::UnknownPort => return Err(Verdict::Refuse(Refusal::UnknownPort)),
-        Frontend::None => return Err(pass(env, Counter::NoService)),
+        Frontend::None => return Err(Verdict::Pass),
+        Frontend::Unsettled => return Err(Verdict::Drop(DropReason::Inconsistent)),
     };
     let Some(service) = service::record::<A, E>(env, number) else {
-        return Err(drop(env, DropReason::Inconsistent));
+        return Err(Verdict::Drop(DropReason::Inconsistent));
     };
+    work.choice.service = number;
     if !select::admits(env, &service, number, scope, headers.source) {
-        Tables::<A>::count_service(env, number, ServiceEvent::Dropped);
-        return Err(drop(env, DropReason::SourceRange));
+        return Err(Verdict::Drop(DropReason::SourceRange));
     }
-    let by_pod_device = env.device(work.device).is_some_and(|device| device.role == role::POD);
-    let origin = select::origin(env.config(), headers.source, by_pod_device);
-    match select::eligible(env.config(), &service, scope, origin) {
+    let by_pod_device = || env.device(work.device).is_some_and(|device| device.role == role::POD);
+    match select::eligible(env.config(), &service, scope, headers.source, by_pod_device) {
         Eligibility::List(list) => {
-            let affinity = select::affinity_ticks(env.config(), &service);
-            Ok(Choice { list, service: number, affinity })
+            work.choice.list = list;
+            work.choice.affinity = select::affinity_ticks(env.config(), &service);
+            Ok(())
         }
-        Eligibility::NoEndpoint => {
-            Tables::<A>::count_service(env, number, ServiceEvent::Refused);
-            Err(Verdict::Refuse(Refusal::NoEndpoint))
-        }
-        Eligibility::Drop(reason) => {
-            Tables::<A>::count_service(env, number, ServiceEvent::Dropped);
-            Err(drop(env, reason))
-        }
+        Eligibility::NoEndpoint => Err(Verdict::Refuse(Refusal::NoEndpoint)),
+        Eligibility::Drop(reason) => Err(Verdict::Drop(reason)),
     }
+}
+
+/// What becomes of a packet for which [`locate`] found nobody, counted; `None` if there is somebody.
+#[inline(always)]
+fn turned_away<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Option<Verdict> {
+    if work.choice.list.count > 0 {
+        return None;
+    }
+    let verdict = Verdict::from_bits(work.verdict);
+    Some(match verdict {
+        Verdict::Drop(reason) => {
+            Tables::<A>::count_service(env, work.choice.service, ServiceEvent::Dropped);
+            drop(env, reason)
+        }
+        Verdict::Refuse(_) => {
+            Tables::<A>::count_service(env, work.choice.service, ServiceEvent::Refused);
+            verdict
+        }
+        Verdict::Pass | Verdict::Translate => pass(env, Counter::NoService),
+    })
 }
 
 /// Picks a backend and enters the flow, which is in `work.lookup` afterwards; or says in `work.verdict` why not.
@@ -159,8 +193,9 @@ fn pick_and_enter<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>, a
     let mut attempt = 0;
     while attempt < PICKS {
         let recalled = sticky && attempt == 0 && affinity::recall(env, &work.choice, client, now, &mut work.chosen);
+        let picked = work.picked && attempt == 0;
         attempt += 1;
-        if !recalled && !select::pick(env, &work.choice.list, &mut work.chosen) {
+        if !recalled && !picked && !select::pick(env, &work.choice.list, &mut work.chosen) {
             continue;
         }
         prepare(work, now);
@@ -204,6 +239,7 @@ fn prepare<A: Network>(work: &mut Work<A>, now: Tick) {
     let flags = if masquerade { Meta::MASQUERADE } else { 0 };
     let meta = Meta::new(headers.protocol, State::first(headers.protocol), flags);
     let backend = Endpoint::new(chosen.backend.address, chosen.backend.port);
-    work.new.detail = Detail { service: work.choice.service, ..Detail::default() };
+    work.new.hash = work.lookup.key.hash;
+    work.new.detail = Detail::default();
     work.new.way = flow_table::new_flow(headers.sender(), headers.receiver(), backend, meta, chosen.reference, now);
 }

@@ -4,7 +4,7 @@
 //! lock and unlock, and whether a closure is inlined is up to the compiler. For the same reason results are
 //! small integers, and everything that a change needs is read before.
 
-use super::entry::{By, Displaced, FlowKey, Found, Meta, NewFlow};
+use super::entry::{By, FlowKey, Found, Meta, NewFlow, Sought, first_way};
 use crate::addr::{Address, Be16, Endpoint};
 use crate::config::Config;
 use crate::conntrack::{self, Direction, State};
@@ -19,24 +19,25 @@ pub trait Change<A: Address> {
 
 /// Looks for a flow. Answers as [`Peek`] does.
 pub(super) struct Search<'a, A: Address> {
-    pub(super) key: &'a FlowKey<A>,
-    pub(super) by: By,
+    pub(super) config: &'a Config,
+    pub(super) sought: Sought<'a, A>,
     pub(super) way: &'a mut Way<A>,
 }
 
 impl<A: Address> Change<A> for Search<'_, A> {
     #[inline(always)]
     fn apply(self, body: &mut Body<A>, _details: &mut Details<A>) -> u32 {
-        let mut i = 0;
-        while i < WAYS {
-            if self.key.matches(&body.ways[i], self.by) {
-                *self.way = body.ways[i];
-                return i as u32;
+        let hash = self.sought.key.hash;
+        let mut at = first_way(hash);
+        if !self.sought.is(self.config, &body.ways[at]) {
+            at = if body.tags.may_have(hash) { 0 } else { WAYS };
+            while at < WAYS && !self.sought.is(self.config, &body.ways[at]) {
+                at += 1;
             }
-            if !body.ways[i].meta().is_used() {
-                break;
-            }
-            i += 1;
+        }
+        if let Some(way) = body.ways.get(at) {
+            *self.way = *way;
+            return at as u32;
         }
         if body.overflow > 0 { Peek::MISS_OVERFLOW.0 } else { Peek::MISS.0 }
     }
@@ -67,17 +68,11 @@ impl<A: Address> Change<A> for Enter<'_, A> {
         let now = Tick(flow.seen);
         let client = flow.client_endpoint();
         let protocol = flow.meta & 3;
-        let live = |way: &Way<A>| {
-            let meta = way.meta();
-            meta.is_used() && !self.config.expired(meta.state(), way.seen, now)
-        };
+        let live = |way: &Way<A>| !self.config.expired(way.meta().state(), way.seen, now);
         let mut same = WAYS;
         let mut i = 0;
-        while i < WAYS {
+        while i < WAYS && body.tags.may_have(self.new.hash) {
             let way = &body.ways[i];
-            if !way.meta().is_used() {
-                break;
-            }
             if way.is_of(&client, protocol) {
                 if way.frontend_port == flow.frontend_port && way.frontend == flow.frontend {
                     if live(way) && !self.over {
@@ -93,30 +88,46 @@ impl<A: Address> Change<A> for Enter<'_, A> {
         // A loop of its own: in one with the other the verifier would follow every pair of places.
         let (mut at, mut result) = (same, entered::REPLACED);
         if same == WAYS {
-            (at, result) = (0, entered::NEW);
-            while at < WAYS && live(&body.ways[at]) {
-                at += 1;
+            result = entered::NEW;
+            at = first_way(self.new.hash);
+            // Ways that were never used come first: what stands in others has to be loaded.
+            if body.tags.is_used(at) {
+                at = 0;
+                while at < WAYS && body.tags.is_used(at) {
+                    at += 1;
+                }
+            }
+            if at == WAYS {
+                at = 0;
+                while at < WAYS && live(&body.ways[at]) {
+                    at += 1;
+                }
             }
         }
+        let unused = !body.tags.is_used(at);
         let (Some(way), Some(detail)) = (body.ways.get_mut(at), details.ways.get_mut(at)) else {
             return entered::FULL;
         };
-        let old = way.meta();
-        let held_flow = old.is_used() && way.client_port != Be16::ZERO; // else removed or never used
-        let mut displaced = Displaced {
-            key: FlowKey { client: way.client_endpoint(), other: way.backend_endpoint(), protocol: old.protocol() },
-            ours: Endpoint::default(),
-        };
-        // Details are of masqueraded flows alone: they are a cache line and a page more.
-        if old.is_used() && old.is_masqueraded() {
-            displaced.ours = Endpoint::new(detail.masquerade, detail.masquerade_port);
+        if !unused {
+            let old = way.meta();
+            if result == entered::NEW && way.client_port != Be16::ZERO {
+                result = entered::DISPLACED; // else it was removed
+            }
+            let displaced = &mut self.new.displaced;
+            displaced.client = way.client_endpoint();
+            displaced.backend = way.backend_endpoint();
+            displaced.protocol = old.protocol();
+            // Details are of masqueraded flows alone: they are a cache line and a page more.
+            if old.is_masqueraded() {
+                displaced.ours = Endpoint::new(detail.masquerade, detail.masquerade_port);
+            }
         }
         if flow.meta().is_masqueraded() {
             *detail = self.new.detail;
         }
         *way = *flow;
-        self.new.displaced = displaced;
-        if result == entered::NEW && held_flow { entered::DISPLACED } else { result }
+        body.tags.set(at, self.new.hash);
+        result
     }
 }
 
@@ -142,7 +153,7 @@ impl<A: Address> Change<A> for Remove<'_, A> {
     #[inline(always)]
     fn apply(self, body: &mut Body<A>, _details: &mut Details<A>) -> u32 {
         let mut i = 0;
-        while i < WAYS {
+        while i < WAYS && body.tags.may_have(self.key.hash) {
             if self.key.matches(&body.ways[i], By::Frontend) {
                 // Stays in use, so that those behind it are still found: by a client that nobody is, and
                 // over, so that the way is taken soon.

@@ -1,9 +1,10 @@
 //! One entry of the flow table and the names of flows.
 
 use crate::addr::{Address, Endpoint};
+use crate::config::Config;
 use crate::conntrack::State;
 use crate::env::{Place, Tick};
-use crate::schema::{BackendRef, Detail, Way};
+use crate::schema::{BackendRef, Detail, Tags, WAYS, Way};
 use crate::wire::protocol;
 
 /// Field `meta` of a way: protocol, state and flags.
@@ -117,8 +118,68 @@ pub struct FlowKey<A> {
     pub client: Endpoint<A>,
     /// The other end.
     pub other: Endpoint<A>,
+    /// [`crate::interest::endpoint_hash`] of the client.
+    pub hash: u64,
     /// IP protocol number.
     pub protocol: u8,
+}
+
+impl<A: Address> FlowKey<A> {
+    /// The flow between a client, whose [`crate::interest::endpoint_hash`] is `hash`, and another end.
+    #[inline(always)]
+    pub const fn new(client: Endpoint<A>, other: Endpoint<A>, protocol: u8, hash: u64) -> Self {
+        Self { client, other, hash, protocol }
+    }
+}
+
+/// The way where a flow of a client with this hash is put if it is free, and which a search asks first: a
+/// number below [`WAYS`]. A sum, as the verifier cannot follow the bounds of what the compiler makes of a product or
+/// a remainder; the middle ways are picked more often than the others, which does little harm.
+#[inline(always)]
+pub const fn first_way(hash: u64) -> usize {
+    const { assert!(WAYS == 7) };
+    (hash >> 17 & 3) as usize + (hash >> 19 & 3) as usize
+}
+
+/// What the head of a bucket holds of each way, so that a search that finds nothing need not load them: 15 bits of
+/// the client's hash that pick neither its home nor its SPILL bucket. Never 0, which is that of an unused way.
+#[inline(always)]
+pub(super) const fn tag(hash: u64) -> u16 {
+    (hash >> 16) as u16 | 1
+}
+
+/// Tags in a word of [`Tags`].
+const TAGS_OF_WORD: usize = 4;
+/// Bits of a tag.
+const TAG_BITS: usize = 16;
+/// The lowest bit of each tag in a word.
+const LOWEST: u64 = 0x0001_0001_0001_0001;
+/// The highest.
+const HIGHEST: u64 = LOWEST << (TAG_BITS - 1);
+
+impl Tags {
+    /// Whether a way may be of a client with this hash. Without a branch for each way.
+    #[inline(always)]
+    pub const fn may_have(self, hash: u64) -> bool {
+        let wanted = tag(hash) as u64 * LOWEST;
+        let [low, high] = [self.0[0] ^ wanted, self.0[1] ^ wanted];
+        // The classic test for a zero among the parts of a word.
+        (low.wrapping_sub(LOWEST) & !low | high.wrapping_sub(LOWEST) & !high) & HIGHEST != 0
+    }
+
+    /// Whether a way was ever used.
+    #[inline(always)]
+    pub(super) const fn is_used(self, way: usize) -> bool {
+        self.0[way / TAGS_OF_WORD % 2] >> (way % TAGS_OF_WORD * TAG_BITS) & 0xffff != 0
+    }
+
+    /// Sets the tag of a way.
+    #[inline(always)]
+    pub(super) const fn set(&mut self, way: usize, hash: u64) {
+        let shift = way % TAGS_OF_WORD * TAG_BITS;
+        let word = &mut self.0[way / TAGS_OF_WORD % 2];
+        *word = *word & !(0xffff << shift) | (tag(hash) as u64) << shift;
+    }
 }
 
 impl<A: Address> Way<A> {
@@ -147,6 +208,25 @@ impl<A: Address> FlowKey<A> {
     }
 }
 
+/// Which flow is looked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Sought<'a, A> {
+    /// Its name.
+    pub key: &'a FlowKey<A>,
+    /// Which of its ends the name has.
+    pub by: By,
+    /// An entry that is over by now is none: it may be of an older flow between the same ends.
+    pub now: Tick,
+}
+
+impl<A: Address> Sought<'_, A> {
+    /// Whether a way is it.
+    #[inline(always)]
+    pub fn is(&self, config: &Config, way: &Way<A>) -> bool {
+        self.key.matches(way, self.by) && !config.expired(way.meta().state(), way.seen, self.now)
+    }
+}
+
 /// A flow that was found: a copy of its entry, and where that stands.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Found<A: Address> {
@@ -164,6 +244,8 @@ pub struct Found<A: Address> {
 pub struct Lookup<A: Address> {
     /// The flow that is looked for.
     pub key: FlowKey<A>,
+    /// The time. Entries that are over by then are not found.
+    pub now: Tick,
     /// What was found.
     pub found: Found<A>,
 }
@@ -173,6 +255,8 @@ pub struct Lookup<A: Address> {
 pub struct NewFlow<A: Address> {
     /// The entry.
     pub way: Way<A>,
+    /// Hash of its client ([`crate::interest::endpoint_hash`]).
+    pub hash: u64,
     /// What belongs to it.
     pub detail: Detail<A>,
     /// Where an older entry of the same client and frontend stands is a SPILL bucket.
@@ -186,8 +270,12 @@ pub struct NewFlow<A: Address> {
 /// An entry that another took the place of.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Displaced<A: Address> {
-    /// The flow, by its backend.
-    pub key: FlowKey<A>,
+    /// The flow's client.
+    pub client: Endpoint<A>,
+    /// Its backend.
+    pub backend: Endpoint<A>,
+    /// IP protocol number.
+    pub protocol: u8,
     /// What its packets were sent from; port 0 if nothing was settled or nothing was displaced.
     pub ours: Endpoint<A>,
 }

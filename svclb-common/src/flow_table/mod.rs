@@ -4,8 +4,10 @@
 //! directions hash to the same bucket and share one entry. A bucket has [`WAYS`] ways; when all hold
 //! live flows, the next one goes to SPILL, a second table under a second hash of the same key, and
 //! the home bucket counts it in `overflow`, so that only buckets with such flows ever ask SPILL. A
-//! live flow is never evicted. Ageing is lazy: a way past its timeout is free. Ways are filled from the first on
-//! and never become unused again, so a search ends at the first that was never used.
+//! live flow is never evicted. Ageing is lazy: a way past its timeout is free. The head of a bucket holds
+//! a tag of each way, some bits of the client's hash, so that a search that finds nothing, as every new flow's, loads
+//! nothing but the head. A flow stands in the way that its hash picks, if that was free: so what a packet needs can
+//! be loaded at once, head and way, before anything of the bucket is known ([`prefetch`]).
 //!
 //! [`entry`] names flows, [`change`] holds all that is done under the lock of a bucket, this file puts
 //! them together. [`Tables::peek`] reads a bucket without its lock, [`Tables::locked`] applies a change.
@@ -20,19 +22,18 @@ pub mod entry;
 
 use self::change::{Advance, CountOverflow, Enter, ReadMasquerade, Remove, Search, SettleMasquerade, entered};
 pub use self::change::{Change, RENEW_TICKS};
-pub use self::entry::{By, Displaced, FlowKey, Found, Lookup, Meta, NewFlow, new_flow};
+pub use self::entry::{By, Displaced, FlowKey, Found, Lookup, Meta, NewFlow, Sought, first_way, new_flow};
 use crate::addr::{Address, Be16, Endpoint};
 use crate::config::Config;
 use crate::conntrack::{self, Direction};
 use crate::env::{Env, Peek, Place, Tables, Tick};
-use crate::hash;
+use crate::interest;
 use crate::schema::{MasqueradeKey, Way};
 use crate::verdict::Counter;
 
-/// Home bucket and SPILL bucket of a client.
+/// Home bucket and SPILL bucket of a client with this hash ([`interest::endpoint_hash`]).
 #[inline(always)]
-pub fn places<A: Address>(config: &Config, client: Endpoint<A>, protocol: u8) -> (Place, Place) {
-    let hash = hash::endpoint(config.seed, client.address, client.port, protocol);
+fn places<A: Address>(config: &Config, hash: u64) -> (Place, Place) {
     let masks = config.buckets[A::IS_V6 as usize];
     (
         Place { spill: false, bucket: (hash >> 32) as u32 & masks[0] },
@@ -40,26 +41,34 @@ pub fn places<A: Address>(config: &Config, client: Endpoint<A>, protocol: u8) ->
     )
 }
 
+/// Begins to load what is needed of the home bucket of a client with this hash, its head and one way: in a big table
+/// that takes as long as all the rest of a packet, which meanwhile goes on.
+#[inline(always)]
+pub fn prefetch<A: Address, E: Env + Tables<A>>(env: &E, hash: u64) {
+    Tables::<A>::prefetch(env, places::<A>(env.config(), hash).0, first_way(hash));
+}
+
 /// Looks in one bucket: without the lock, and under it should a writer have been inside.
 #[inline(always)]
-fn find_in<A: Address, T: Tables<A>>(tables: &T, place: Place, key: &FlowKey<A>, by: By, way: &mut Way<A>) -> Peek {
-    let seen = tables.peek(place, key, by, way);
+fn find_in<A: Address, E: Env + Tables<A>>(env: &E, place: Place, sought: Sought<A>, way: &mut Way<A>) -> Peek {
+    let seen = env.peek(place, sought, way);
     if seen != Peek::BUSY {
         return seen;
     }
-    tables.locked(place, Search { key, by, way }).map_or(Peek::MISS, Peek)
+    env.locked(place, Search { config: env.config(), sought, way }).map_or(Peek::MISS, Peek)
 }
 
-/// Finds an entry, live or expired, and says where. Called through [`Tables::find_entry`].
+/// Finds a live entry, and says where. Called through [`Tables::find_entry`].
 #[inline(always)]
 pub fn find_entry<A: Address, E: Env + Tables<A>>(env: &E, lookup: &mut Lookup<A>, by: By) -> bool {
-    let Lookup { key, found } = lookup;
-    let (home, spill) = places(env.config(), key.client, key.protocol);
+    let Lookup { key, now, found } = lookup;
+    let sought = Sought { key, by, now: *now };
+    let (home, spill) = places::<A>(env.config(), key.hash);
     found.place = home;
-    let mut at = find_in(env, home, key, by, &mut found.way);
+    let mut at = find_in(env, home, sought, &mut found.way);
     if at == Peek::MISS_OVERFLOW {
         found.place = spill;
-        at = find_in(env, spill, key, by, &mut found.way);
+        at = find_in(env, spill, sought, &mut found.way);
     }
     found.index = at.0;
     at.is_found()
@@ -68,10 +77,8 @@ pub fn find_entry<A: Address, E: Env + Tables<A>>(env: &E, lookup: &mut Lookup<A
 /// Finds a live flow.
 #[inline(always)]
 pub fn find<A: Address, E: Env + Tables<A>>(env: &E, lookup: &mut Lookup<A>, by: By, now: Tick) -> bool {
-    env.find_entry(lookup, by) && {
-        let way = &lookup.found.way;
-        !env.config().expired(way.meta().state(), way.seen, now)
-    }
+    lookup.now = now;
+    env.find_entry(lookup, by)
 }
 
 /// What [`insert`] did.
@@ -100,8 +107,8 @@ fn count_overflow<A: Address, T: Tables<A>>(tables: &T, home: Place, more: bool)
 #[inline(always)]
 pub fn insert<A: Address, E: Env + Tables<A>>(env: &E, new: &mut NewFlow<A>, over: bool) -> Inserted {
     let config = env.config();
-    let (home, spill) = places(config, new.way.client_endpoint(), new.way.meta().protocol());
-    // An entry that stands in SPILL is replaced there, not doubled at home.
+    let (home, spill) = places::<A>(config, new.hash);
+    // A flow that stands in SPILL is replaced there, not doubled at home.
     let mut place = if new.from_spill { spill } else { home };
     let mut counted = false;
     // Written twice rather than as a loop: kernel 6.1 refuses code that falls from a call into the head of
@@ -120,8 +127,9 @@ pub fn insert<A: Address, E: Env + Tables<A>>(env: &E, new: &mut NewFlow<A>, ove
             count_overflow::<A, E>(env, home, placed);
         }
         if result == entered::DISPLACED {
-            let FlowKey { client, protocol, .. } = new.displaced.key;
-            count_overflow::<A, E>(env, places(config, client, protocol).0, false);
+            let Displaced { client, protocol, .. } = new.displaced;
+            let hash = interest::endpoint_hash(config, client, protocol);
+            count_overflow::<A, E>(env, places::<A>(config, hash).0, false);
         }
     }
     match result {
@@ -137,15 +145,15 @@ pub fn insert<A: Address, E: Env + Tables<A>>(env: &E, new: &mut NewFlow<A>, ove
 /// ways, though nothing sweeps it.
 #[inline(never)]
 fn release<A: Address, T: Tables<A>>(tables: &T, displaced: &Displaced<A>) {
-    let Displaced { key, ours } = displaced;
+    let Displaced { client, backend, protocol, ours } = displaced;
     if ours.port == Be16::ZERO {
         return;
     }
-    let entry = MasqueradeKey::new(*ours, key.other, key.protocol);
+    let entry = MasqueradeKey::new(*ours, *backend, *protocol);
     // It may serve another client by now.
     if let Some(holder) = tables.masquerade(&entry)
-        && holder.client == key.client.address
-        && holder.client_port == key.client.port
+        && holder.client == client.address
+        && holder.client_port == client.port
     {
         tables.remove_masquerade(&entry);
     }
@@ -170,7 +178,7 @@ pub fn enter<A: Address, E: Env + Tables<A>>(
     env.count(Counter::FlowSpilled);
     // Another CPU may have placed the same flow at home, in a way that became free just now.
     if env.find_entry(lookup, By::Frontend) && !lookup.found.place.spill {
-        let (home, spill) = places(env.config(), lookup.key.client, lookup.key.protocol);
+        let (home, spill) = places::<A>(env.config(), lookup.key.hash);
         if env.locked(spill, Remove { key: &lookup.key }) == Some(1) {
             count_overflow::<A, E>(env, home, false);
         }

@@ -13,15 +13,6 @@ use crate::schema::{Backend, BackendRef, Service, SourceRange, SourceRangeKey};
 use crate::service::{backend_flag, flag, scope, serving};
 use crate::verdict::DropReason;
 
-/// Where a client is, as far as it matters.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Origin {
-    /// Local traffic: it came in by a pod's device, or its source is in `--cluster-cidr`.
-    pub local: bool,
-    /// `--cluster-cidr` is given for this family and does not hold the source.
-    pub outside_cidrs: bool,
-}
-
 /// Who may serve a new flow.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 pub struct Choice {
@@ -57,13 +48,6 @@ pub enum Eligibility {
     Drop(DropReason),
 }
 
-/// Finds out where a client is.
-#[inline(always)]
-pub fn origin<A: Address>(config: &Config, source: A, by_pod_device: bool) -> Origin {
-    let (given, inside) = config::in_cluster_cidrs(config, source);
-    Origin { local: by_pod_device || (given && inside), outside_cidrs: given && !inside }
-}
-
 /// Which list serves a client of a frontend in the role `role`, and whether it is masqueraded.
 ///
 /// * Cluster IP: `internalTrafficPolicy` picks the list. Masqueraded only if all are
@@ -74,19 +58,26 @@ pub fn origin<A: Address>(config: &Config, source: A, by_pod_device: bool) -> Or
 ///   already having passed the load balancer: cluster list, address kept.
 /// * An empty list is a drop if the Service has endpoints elsewhere and a refusal if it has none.
 ///
+/// Traffic is local if it came in by a pod's device or its source is in `--cluster-cidr`. `by_pod_device` is a
+/// hash lookup, asked only where a policy depends on it.
+///
 /// Source: kube-proxy's `CategorizeEndpoints` and the verdicts of its nftables mode, Kubernetes 1.37.
 #[inline(always)]
-pub fn eligible(config: &Config, service: &Service, role: u8, origin: Origin) -> Eligibility {
-    let internal = role == scope::CLUSTER;
-    let local = if internal {
-        service.flags & flag::INTERNAL_LOCAL != 0
+pub fn eligible<A: Address>(
+    config: &Config,
+    service: &Service,
+    role: u8,
+    source: A,
+    by_pod_device: impl FnOnce() -> bool,
+) -> Eligibility {
+    let (cidrs_given, inside_cidrs) = config::in_cluster_cidrs(config, source);
+    let (local, masquerade) = if role == scope::CLUSTER {
+        let outside = cidrs_given && !inside_cidrs;
+        (service.flags & flag::INTERNAL_LOCAL != 0, config.has(config::flag::MASQUERADE_ALL) || outside)
+    } else if service.flags & flag::EXTERNAL_LOCAL != 0 {
+        (!(cidrs_given && inside_cidrs || by_pod_device()), false)
     } else {
-        service.flags & flag::EXTERNAL_LOCAL != 0 && !origin.local
-    };
-    let masquerade = if internal {
-        config.has(config::flag::MASQUERADE_ALL) || origin.outside_cidrs
-    } else {
-        service.flags & flag::EXTERNAL_LOCAL == 0
+        (false, true)
     };
     let (first, count, list) = if local {
         (service.local_first, service.local_count, backend_flag::IN_LOCAL)

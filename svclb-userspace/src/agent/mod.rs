@@ -93,8 +93,8 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         node_ports: options.nodeport_addresses.clone(),
         external_ip_cidrs: options.external_ip_cidrs.clone(),
     };
-    let v4 = BpfTables::take(&mut object, &options.bpffs)?;
-    let v6 = BpfTables::take(&mut object, &options.bpffs)?;
+    let v4 = BpfTables::take(&mut object, &options.bpffs, &config)?;
+    let v6 = BpfTables::take(&mut object, &options.bpffs, &config)?;
     let engine = Engine::new(settings, &config, v4, v6)?;
     let (metrics, registry) = Metrics::register(PacketCounters::take(&mut object)?);
 

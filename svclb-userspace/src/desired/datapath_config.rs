@@ -74,7 +74,7 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
         zero: 0,
         refusals: REFUSALS,
         ticks_per_second: u32::try_from(hz / JIFFIES_PER_TICK).unwrap_or(u32::MAX).max(1),
-        zero2: 0,
+        frontends: sizes.frontend_buckets - 1,
         buckets: [[sizes.flow_buckets - 1, sizes.spill_buckets - 1]; 2],
         interest: [[bits_of_half(sizes.interest_frontends); 2], [bits_of_half(sizes.interest_backends); 2]],
         timeouts,

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use svclb_common::addr::Be16;
+use svclb_common::addr::Endpoint;
 use svclb_common::config::Config;
 use svclb_common::interest;
 use svclb_common::schema::ServiceKey;
@@ -39,8 +39,8 @@ impl<A: FamilyAddress> Member<A> {
             }
             Self::Frontend(key, _) => (Bitmap::Frontends, interest::frontend_address(config, half, key.address)),
             Self::Backend(Target { address, port }, protocol) => {
-                let port: Be16 = *port;
-                (Bitmap::Backends, interest::backend(config, half, *address, port, *protocol))
+                let hash = interest::endpoint_hash(config, Endpoint::new(*address, *port), *protocol);
+                (Bitmap::Backends, interest::backend::<A>(config, half, hash))
             }
         };
         let (word, bit) = interest::word(bit);

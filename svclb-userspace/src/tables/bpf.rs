@@ -5,10 +5,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, HashMap, MapData, MapError};
+use aya::maps::{Array, MapData, MapError};
 use svclb_common::config::Config;
-use svclb_common::schema::{Backend, BackendRef, Plain, Service, ServiceKey, ServiceRef, SourceRange};
+use svclb_common::schema::{Backend, BackendRef, FrontendBucket, Plain, Service, ServiceKey, ServiceRef, SourceRange};
 
+use super::frontends::{Buckets, PutError, entries, put, remove};
 use super::{ConfigTable, Cut, TableError, Tables};
 use crate::bpf::load::{LoadError, Object};
 use crate::bpf::pod::Pod;
@@ -23,7 +24,7 @@ const SERVICE_BITS: u32 = 32;
 /// The maps of one family.
 pub struct BpfTables<A: FamilyAddress>
 where
-    ServiceKey<A>: Plain,
+    FrontendBucket<A>: Plain,
     Backend<A>: Plain,
     SourceRange<A>: Plain,
 {
@@ -32,9 +33,9 @@ where
     services: Entries,
     slots: Entries,
     backends: Entries,
-    frontends: Entries,
-    /// The same map as `frontends`, for what is done to single entries.
-    frontend: HashMap<MapData, Pod<ServiceKey<A>>, Pod<ServiceRef>>,
+    frontends: FrontendMap<A>,
+    /// Says where in SERVICES a frontend stands.
+    config: Config,
     source_ranges: LpmTrie<MapData, Pod<SourceRange<A>>, Pod<u32>>,
     /// Where the maps are pinned: arrays are read from there, thousands of entries in one call.
     pins: PathBuf,
@@ -42,12 +43,13 @@ where
 
 impl<A: FamilyAddress> BpfTables<A>
 where
-    ServiceKey<A>: Plain,
+    FrontendBucket<A>: Plain,
     Backend<A>: Plain,
     SourceRange<A>: Plain,
 {
-    /// Takes the maps of this family out of an object that was loaded with pins in this folder.
-    pub fn take(object: &mut Object, pins: &Path) -> Result<Self, LoadError> {
+    /// Takes the maps of this family out of an object that was loaded with pins in this folder. `config` is what
+    /// stands in CONFIG.
+    pub fn take(object: &mut Object, pins: &Path, config: &Config) -> Result<Self, LoadError> {
         let name = |name: &str| format!("{name}{}", A::FAMILY.suffix());
         let entries = |own: &'static str| {
             let failed = |source| LoadError::Map { name: name(own), source };
@@ -61,8 +63,8 @@ where
             services: entries("SERVICE")?,
             slots: entries("SLOTS")?,
             backends: entries("BACKENDS")?,
-            frontends: entries("SERVICES")?,
-            frontend: object.take_hash(&name("SERVICES"))?,
+            frontends: FrontendMap(object.take_array(&name("SERVICES"))?),
+            config: *config,
             source_ranges: object.take_map(&name("SOURCE_RANGES"))?,
             pins: pins.to_owned(),
         })
@@ -84,6 +86,26 @@ impl Entries {
             let key = keys.get(done).map(|key| format!("{key:?}")).unwrap_or_default();
             Cut { done, error: failed::<A>("write", self.name, key)(MapError::IoError(error)) }
         })
+    }
+}
+
+/// SERVICES.
+struct FrontendMap<A: FamilyAddress>(Array<MapData, Pod<FrontendBucket<A>>>)
+where
+    FrontendBucket<A>: Plain;
+
+impl<A: FamilyAddress> Buckets<A> for FrontendMap<A>
+where
+    FrontendBucket<A>: Plain,
+{
+    type Error = MapError;
+
+    fn read(&self, at: u32) -> Result<FrontendBucket<A>, MapError> {
+        self.0.get(&at, 0).map(|bucket| bucket.0)
+    }
+
+    fn write(&mut self, at: u32, bucket: &FrontendBucket<A>) -> Result<(), MapError> {
+        self.0.set(at, Pod(*bucket), 0)
     }
 }
 
@@ -127,7 +149,7 @@ fn cause_is_absent(error: &MapError) -> bool {
 
 impl<A: FamilyAddress> Tables<A> for BpfTables<A>
 where
-    ServiceKey<A>: Plain,
+    FrontendBucket<A>: Plain,
     Backend<A>: Plain,
     SourceRange<A>: Plain,
 {
@@ -151,11 +173,23 @@ where
     }
 
     fn put_frontends(&mut self, keys: &[ServiceKey<A>], values: &[ServiceRef]) -> Result<(), Cut> {
-        self.frontends.write::<A, _, _>(keys, values)
+        for (done, (key, value)) in keys.iter().zip(values).enumerate() {
+            put(&mut self.frontends, &self.config, key, value).map_err(|error| {
+                let source = match error {
+                    PutError::Access(error) => error,
+                    PutError::Full => MapError::IoError(io::Error::new(
+                        io::ErrorKind::StorageFull,
+                        "both places where it may stand are taken; there are too many frontends for this map",
+                    )),
+                };
+                Cut { done, error: failed::<A>("write", "SERVICES", format_args!("{key:?}"))(source) }
+            })?;
+        }
+        Ok(())
     }
 
     fn remove_frontend(&mut self, key: &ServiceKey<A>) -> Result<(), TableError> {
-        absent_is_done(self.frontend.remove(&Pod(*key))).map_err(failed::<A>(
+        remove(&mut self.frontends, &self.config, key).map_err(failed::<A>(
             "delete from",
             "SERVICES",
             format_args!("{key:?}"),
@@ -200,7 +234,7 @@ where
 /// Reads the tables of one family from the pins of an agent that may or may not run.
 pub fn read_pinned<A: FamilyAddress>(pins: &Path) -> Result<Content<A>, TableError>
 where
-    ServiceKey<A>: Plain,
+    FrontendBucket<A>: Plain,
     Backend<A>: Plain,
     SourceRange<A>: Plain,
 {
@@ -214,11 +248,8 @@ where
         interest_frontends: pinned_array(pins, &name("INTEREST_FRONTENDS"), false)?,
         interest_backends: pinned_array(pins, &name("INTEREST_BACKENDS"), false)?,
     };
-    let frontends: HashMap<MapData, Pod<ServiceKey<A>>, Pod<ServiceRef>> = pinned(pins, &name("SERVICES"))?;
-    for entry in &frontends {
-        let (key, value) = entry.map_err(|error| unread(&name("SERVICES"), cause(error)))?;
-        content.frontends.insert(key.0, value.0);
-    }
+    let buckets: Vec<FrontendBucket<A>> = pinned_array(pins, &name("SERVICES"), false)?;
+    content.frontends.extend(entries(&buckets));
     let ranges: LpmTrie<MapData, Pod<SourceRange<A>>, Pod<u32>> = pinned(pins, &name("SOURCE_RANGES"))?;
     for entry in &ranges {
         let (key, _) = entry.map_err(|error| unread(&name("SOURCE_RANGES"), cause(error)))?;

@@ -1,12 +1,14 @@
 //! The tables: where plans are written to.
 //!
 //! [`Tables`] is one typed operation per map of a family. `bpf` writes the kernel's maps, [`fake`]
-//! keeps everything in memory for tests, [`faulty`] wraps another and fails on purpose. [`run()`] carries
+//! keeps everything in memory for tests, [`faulty`] wraps another and fails on purpose; [`frontends`] says
+//! how SERVICES is written. [`run()`] carries
 //! out plans on any of them.
 
 pub mod bpf;
 pub mod fake;
 pub mod faulty;
+pub mod frontends;
 mod run;
 
 pub use run::{Report, run};

@@ -81,6 +81,12 @@ impl Frame {
         self.flags(Flags { syn: true, ack: true, ..Flags::default() }).payload(0)
     }
 
+    /// Makes it an answer to the first packet of a flow: for TCP to a SYN; a datagram is one as it is.
+    #[must_use]
+    pub fn answer(self) -> Self {
+        if self.tcp.is_some() { self.syn_ack() } else { self }
+    }
+
     /// Makes it the end of one direction.
     #[must_use]
     pub fn fin(self) -> Self {

@@ -8,7 +8,7 @@ use svclb_common::checksum;
 use svclb_common::config::{Config, Sizes};
 use svclb_common::datapath::{self, Attachment, Scratch};
 use svclb_common::env::{Env, Peek, Place, ServiceEvent, Tables, Tick};
-use svclb_common::flow_table::{By, Change, FlowKey};
+use svclb_common::flow_table::{Change, Sought};
 use svclb_common::hash::next_test_random;
 use svclb_common::packet::Packet;
 use svclb_common::schema::{
@@ -285,8 +285,14 @@ impl<A: Of> Tables<A> for HostEnv {
         bit(&A::tables(self).borrow().agent.content.interest_backends, index)
     }
 
-    fn service_ref(&self, key: &ServiceKey<A>) -> Option<ServiceRef> {
-        A::tables(self).borrow().agent.content.frontends.get(key).copied()
+    fn peek_frontend(&self, _bucket: u32, key: &ServiceKey<A>, found: &mut ServiceRef) -> Peek {
+        match A::tables(self).borrow().agent.content.frontends.get(key) {
+            Some(value) => {
+                *found = *value;
+                Peek(0)
+            }
+            None => Peek::MISS,
+        }
     }
 
     fn service(&self, number: u32) -> Option<Service> {
@@ -372,11 +378,11 @@ impl<A: Of> Tables<A> for HostEnv {
         A::masquerade(device)
     }
 
-    fn peek(&self, place: Place, key: &FlowKey<A>, by: By, way: &mut Way<A>) -> Peek {
+    fn peek(&self, place: Place, sought: Sought<A>, way: &mut Way<A>) -> Peek {
         let tables = A::tables(self).borrow();
         let buckets = if place.spill { &tables.spill } else { &tables.flows };
         let Some(bucket) = buckets.get(place.bucket as usize) else { return Peek::MISS };
-        match bucket.body.ways.iter().position(|entry| key.matches(entry, by)) {
+        match bucket.body.ways.iter().position(|entry| sought.is(&self.config, entry)) {
             Some(at) => {
                 *way = bucket.body.ways[at];
                 Peek(at as u32)
@@ -385,6 +391,8 @@ impl<A: Of> Tables<A> for HostEnv {
             None => Peek::MISS,
         }
     }
+
+    fn prefetch(&self, _place: Place, _way: usize) {}
 
     fn locked(&self, place: Place, change: impl Change<A>) -> Option<u32> {
         let mut tables = A::tables(self).borrow_mut();

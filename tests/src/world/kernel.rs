@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Masquerade, MasqueradeKey, Plain, Service,
-    ServiceKey, ServiceRef, SourceRange,
+    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, FrontendBucket, Masquerade, MasqueradeKey,
+    Plain, Service, SourceRange,
 };
 use svclb_userspace::bpf::load::{self, Object, Options};
 use svclb_userspace::bpf::pod::Pod;
@@ -65,7 +65,7 @@ impl KernelEnv {
         let idle = POOL.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut env = match idle {
             Some(env) => env,
-            None => Self::load(sizes)?,
+            None => Self::load(config, sizes)?,
         };
         for clear in &mut env.clear {
             clear();
@@ -79,7 +79,7 @@ impl KernelEnv {
         POOL.lock().unwrap_or_else(PoisonError::into_inner).push(env);
     }
 
-    fn load(sizes: Sizes) -> anyhow::Result<Self> {
+    fn load(config: &Config, sizes: Sizes) -> anyhow::Result<Self> {
         let programs = &["ingress", "ingress_port", "ingress_stacked", "egress"];
         let pins = tempfile::Builder::new().prefix("svclb-world-").tempdir_in("/sys/fs/bpf")?;
         let mut object = Object::load(&Options { bpffs: Some(pins.path()), sizes, test_mode: true, programs })?;
@@ -88,8 +88,8 @@ impl KernelEnv {
         Ok(Self {
             clear,
             config: BpfConfig::take(&mut object)?,
-            v4: BpfTables::take(&mut object, pins.path())?,
-            v6: BpfTables::take(&mut object, pins.path())?,
+            v4: BpfTables::take(&mut object, pins.path(), config)?,
+            v6: BpfTables::take(&mut object, pins.path(), config)?,
             devices: object.take_hash("DEVICES")?,
             test_env: object.take_array("TEST_ENV")?,
             counters: object.take_map("COUNTERS")?,
@@ -241,6 +241,7 @@ fn clearing(pins: &Path) -> anyhow::Result<Vec<Box<dyn FnMut() + Send>>> {
     }
     arrays! {
         "INTEREST_FRONTENDS4": u64, "INTEREST_FRONTENDS6": u64, "INTEREST_BACKENDS4": u64, "INTEREST_BACKENDS6": u64,
+        "SERVICES4": FrontendBucket<Addr4>, "SERVICES6": FrontendBucket<Addr6>,
         "SERVICE4": Service, "SERVICE6": Service, "SLOTS4": BackendRef, "SLOTS6": BackendRef,
         "BACKENDS4": Backend<Addr4>, "BACKENDS6": Backend<Addr6>,
         "FLOWS4": Bucket<Addr4>, "FLOWS6": Bucket<Addr6>, "SPILL4": Bucket<Addr4>, "SPILL6": Bucket<Addr6>,
@@ -248,7 +249,6 @@ fn clearing(pins: &Path) -> anyhow::Result<Vec<Box<dyn FnMut() + Send>>> {
         "SPILL_DETAILS4": Details<Addr4>, "SPILL_DETAILS6": Details<Addr6>,
     }
     hashes! {
-        "SERVICES4": ServiceKey<Addr4> => ServiceRef, "SERVICES6": ServiceKey<Addr6> => ServiceRef,
         "MASQUERADE4": MasqueradeKey<Addr4> => Masquerade<Addr4>,
         "MASQUERADE6": MasqueradeKey<Addr6> => Masquerade<Addr6>,
         "AFFINITY4": AffinityKey<Addr4> => Affinity, "AFFINITY6": AffinityKey<Addr6> => Affinity,

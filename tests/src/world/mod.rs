@@ -75,13 +75,13 @@ impl Port {
 pub const SIZES: Sizes = Sizes {
     interest_frontends: 256,
     interest_backends: 256,
-    frontends: 256,
+    frontend_buckets: 64,
     services: 64,
     slots: 512,
     backends: 256,
     flow_buckets: 64,
     spill_buckets: 8,
-    masquerade: 256,
+    masquerade: 192,
     affinity: 64,
     source_ranges: 64,
 };
@@ -94,6 +94,7 @@ pub fn config() -> Config {
     config.mark = MARK;
     config.refusals = 1_000_000;
     config.ticks_per_second = SECOND;
+    config.frontends = SIZES.frontend_buckets - 1;
     config.buckets = [[SIZES.flow_buckets - 1, SIZES.spill_buckets - 1]; 2];
     config.interest = [[SIZES.interest_frontends * 32 - 1; 2], [SIZES.interest_backends * 32 - 1; 2]];
     for (state, _, seconds) in State::ALL {

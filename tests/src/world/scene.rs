@@ -4,7 +4,7 @@ use super::host::Of;
 use super::{Machine, World};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use svclb_common::addr::{Addr4, Addr6, Address, Be16};
+use svclb_common::addr::{Addr4, Addr6, Address, Be16, Endpoint};
 use svclb_common::config::Config;
 use svclb_common::interest;
 use svclb_common::schema::{Backend, BackendRef, Bucket, Details, Service, ServiceKey, ServiceRef};
@@ -148,7 +148,8 @@ impl Place {
         for (at, backend) in spec.backends.iter().enumerate() {
             let number = self.first + at as u32;
             let (ip, port) = (address::<A>(backend.endpoint.ip()), Be16::new(backend.endpoint.port()));
-            set(tables, Bitmap::Backends, interest::backend(config, false, ip, port, spec.protocol));
+            let hash = interest::endpoint_hash(config, Endpoint::new(ip, port), spec.protocol);
+            set(tables, Bitmap::Backends, interest::backend::<A>(config, false, hash));
             let reference = BackendRef::new(number, self.generation);
             cluster.push(reference);
             let mut flags = backend_flag::IN_CLUSTER;

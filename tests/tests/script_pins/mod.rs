@@ -30,8 +30,8 @@ impl Pins {
         let identity = Identity { seed: 0x5eed, mark: 1 };
         let config = datapath_config::config(&Settings::default(), object.sizes(), 250, &before, identity);
         config_table.write_config(&config).expect("CONFIG can be written");
-        let v4 = BpfTables::take(&mut object, &self.0).expect("there are IPv4 maps");
-        let v6 = BpfTables::take(&mut object, &self.0).expect("there are IPv6 maps");
+        let v4 = BpfTables::take(&mut object, &self.0, &config).expect("there are IPv4 maps");
+        let v6 = BpfTables::take(&mut object, &self.0, &config).expect("there are IPv6 maps");
         (config, v4, v6)
     }
 }

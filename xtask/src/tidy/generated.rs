@@ -96,8 +96,8 @@ the start.
 ## Memory
 
 What the maps of both families take on a node, by the node's memory, in MiB, on 4 CPUs. The first column
-is everything but flows, masquerade and affinity, with 10,000 Services of one port and 10 endpoints each; it
-grows with frontends and source ranges only, and everything else is there from the start.
+is everything but flows, masquerade and affinity, with room for 10,000 Services of one port and 10 endpoints each;
+it grows with devices and source ranges only, and everything else is there from the start.
 
 | node | Services and devices | flows | masquerade | affinity | sum |
 | ---: | ---: | ---: | ---: | ---: | ---: |
@@ -126,12 +126,6 @@ grows with frontends and source ranges only, and everything else is there from t
 /// Bytes of a bucket of a hash.
 const HASH_BUCKET: usize = 16;
 
-/// How many entries a growing hash has in the table of the node's memory: for each Service its frontend and the
-/// mark of its address; few devices beside that.
-fn filled(map: &MapInfo) -> usize {
-    if map.name.starts_with("SERVICES") { 2 * 10_000 } else { 0 }
-}
-
 /// What `map` takes in the kernel from the start, in bytes, on 4 CPUs.
 fn bytes_of(map: &MapInfo, sizes: &Sizes) -> usize {
     const CPUS: usize = 4;
@@ -142,7 +136,7 @@ fn bytes_of(map: &MapInfo, sizes: &Sizes) -> usize {
     match map.kind {
         Kind::PerCpuArray => bytes_each(map) * entries as usize * CPUS,
         Kind::Array | Kind::Hash => bytes_each(map) * entries as usize,
-        Kind::GrowingHash => HASH_BUCKET * entries as usize + (bytes_each(map) - HASH_BUCKET) * filled(map),
+        Kind::GrowingHash => HASH_BUCKET * entries as usize,
         Kind::LpmTrie => 0,
     }
 }

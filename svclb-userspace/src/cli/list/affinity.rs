@@ -5,7 +5,7 @@ use std::path::Path;
 
 use aya::maps::{HashMap, MapData};
 use serde::Serialize;
-use svclb_common::schema::{Affinity, AffinityKey, Backend, Plain, ServiceKey, SourceRange};
+use svclb_common::schema::{Affinity, AffinityKey, Backend, FrontendBucket, Plain, SourceRange};
 
 use super::{Row, endpoint};
 use crate::bpf::pod::Pod;
@@ -44,7 +44,7 @@ impl Row for AffinityRow {
 /// Entries that still count: not too old, and their endpoint serves.
 pub(super) fn rows<A: FamilyAddress>(pins: &Path, clock: &Clock) -> Result<Vec<AffinityRow>, TableError>
 where
-    ServiceKey<A>: Plain,
+    FrontendBucket<A>: Plain,
     Backend<A>: Plain,
     AffinityKey<A>: Plain,
     SourceRange<A>: Plain,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use svclb_common::schema::{Backend, Plain, ServiceKey, SourceRange};
+use svclb_common::schema::{Backend, FrontendBucket, Plain, SourceRange};
 use svclb_common::service::{backend_flag, backend_state};
 
 use super::{Row, endpoint};
@@ -47,7 +47,7 @@ impl Row for BackendRow {
 
 pub(super) fn rows<A: FamilyAddress>(pins: &Path) -> Result<Vec<BackendRow>, TableError>
 where
-    ServiceKey<A>: Plain,
+    FrontendBucket<A>: Plain,
     Backend<A>: Plain,
     SourceRange<A>: Plain,
 {

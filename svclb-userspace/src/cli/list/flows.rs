@@ -5,7 +5,7 @@ use std::path::Path;
 use serde::Serialize;
 use svclb_common::config::Config;
 use svclb_common::conntrack::State;
-use svclb_common::schema::{Bucket, Details, Plain};
+use svclb_common::schema::{Backend, BackendRef, Bucket, Details, Plain};
 
 use super::{Row, endpoint, protocol};
 use crate::clock::Clock;
@@ -25,7 +25,9 @@ pub(super) struct FlowRow {
     /// The address of this node that the backend sees instead of the client.
     #[serde(skip_serializing_if = "Option::is_none")]
     masquerade: Option<String>,
-    service: u32,
+    /// Number of the Service port, unless the backend is gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    service: Option<u32>,
     idle_seconds: u64,
     /// It stands in the second table, as its place in the first was taken.
     spilled: bool,
@@ -52,7 +54,13 @@ pub(super) fn rows<A: FamilyAddress>(pins: &Path, config: &Config, clock: &Clock
 where
     Bucket<A>: Plain,
     Details<A>: Plain,
+    Backend<A>: Plain,
 {
+    let backends: Vec<Backend<A>> = pinned_array(pins, &format!("BACKENDS{}", A::FAMILY.suffix()), false)?;
+    let service_of = |backend: BackendRef| {
+        let known = backends.get(backend.number() as usize);
+        known.filter(|known| known.generation == backend.generation()).map(|known| known.service)
+    };
     let mut rows = Vec::new();
     for (flows, details, spilled) in [("FLOWS", "FLOW_DETAILS", false), ("SPILL", "SPILL_DETAILS", true)] {
         let name = |name: &str| format!("{name}{}", A::FAMILY.suffix());
@@ -75,7 +83,7 @@ where
                     backend: endpoint(way.backend, way.backend_port),
                     state: state_name(meta.state()),
                     masquerade: masqueraded.then(|| endpoint(detail.masquerade, detail.masquerade_port)),
-                    service: detail.service,
+                    service: service_of(way.backend_ref),
                     idle_seconds: clock.seconds(idle),
                     spilled,
                 });

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde::Serialize;
-use svclb_common::schema::{Backend, Plain, ServiceKey, SourceRange};
+use svclb_common::schema::{Backend, FrontendBucket, Plain, ServiceKey, SourceRange};
 use svclb_common::service::{flag, scope};
 
 use super::{Row, endpoint, protocol};
@@ -59,7 +59,7 @@ impl Row for ServiceRow {
 
 pub(super) fn rows<A: FamilyAddress>(pins: &Path) -> Result<Vec<ServiceRow>, TableError>
 where
-    ServiceKey<A>: Plain,
+    FrontendBucket<A>: Plain,
     Backend<A>: Plain,
     SourceRange<A>: Plain,
 {

@@ -22,7 +22,7 @@ use svclb_userspace::tables::bpf::{BpfConfig, BpfTables};
 use super::family::{Wire, empty_bucket};
 use crate::bench::{population::Population, spread};
 
-/// Buckets of the flow table: with 8 ways each, room for as many flows as the reference has.
+/// Buckets of the flow table: with 7 ways each, room for nearly as many flows as the reference has.
 const FLOW_BUCKETS: u32 = 1 << 18;
 /// Buckets that are emptied in one call.
 const CHUNK: usize = 4096;
@@ -39,7 +39,7 @@ pub(super) struct Filled {
 impl Filled {
     /// Loads the object, pinned in `pins`, and fills its tables.
     pub(super) fn new(population: &Population, pins: &Path) -> Result<Self> {
-        let sizes = Sizes { flow_buckets: FLOW_BUCKETS, spill_buckets: FLOW_BUCKETS / 16, ..Sizes::for_memory(0) };
+        let sizes = Sizes { flow_buckets: FLOW_BUCKETS, spill_buckets: FLOW_BUCKETS / 8, ..Sizes::for_memory(0) };
         let mut object = Object::load(&Options { bpffs: Some(pins), sizes, test_mode: false, programs: PROGRAMS })?;
         let mut table = BpfConfig::take(&mut object)?;
         let identity = Identity { seed: spread::random(), mark: 0x5cb1 };
@@ -47,8 +47,8 @@ impl Filled {
         let hz = jiffies_per_second()?;
         let config = datapath_config::config(&Settings::default(), object.sizes(), hz, &before, identity);
         table.write_config(&config)?;
-        let v4 = BpfTables::<Addr4>::take(&mut object, pins)?;
-        let v6 = BpfTables::<Addr6>::take(&mut object, pins)?;
+        let v4 = BpfTables::<Addr4>::take(&mut object, pins, &config)?;
+        let v6 = BpfTables::<Addr6>::take(&mut object, pins, &config)?;
         let mut engine =
             Engine::new(NodeSettings { name: "bench".into(), ..NodeSettings::default() }, &config, v4, v6)?;
         for event in population.events() {
