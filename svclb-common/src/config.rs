@@ -118,9 +118,9 @@ pub struct Sizes {
     pub frontend_buckets: u32,
     /// Service numbers: Service ports.
     pub services: u32,
-    /// Entries of SLOTS: the list of every Service port, twice, as lists are replaced, not edited. The list of
+    /// Entries of SLOTS, of two slots each: the list of every Service port, twice, as lists are replaced, not edited. The list of
     /// endpoints on this node is short beside it.
-    pub slots: u32,
+    pub slot_pairs: u32,
     /// Backend numbers: endpoints, counted once for each Service port.
     pub backends: u32,
     /// Buckets of FLOWS for each family; 7 flows each ([`WAYS`]), to be filled to 40 %.
@@ -150,7 +150,7 @@ impl Sizes {
             interest_backends: 65_536,
             frontend_buckets: 32_768,
             services: 32_768,
-            slots: 262_144,
+            slot_pairs: 131_072,
             backends: 131_072,
             flow_buckets,
             spill_buckets: flow_buckets / 16,
@@ -166,7 +166,7 @@ impl Sizes {
             "interest_backends" => &mut self.interest_backends,
             "frontend_buckets" => &mut self.frontend_buckets,
             "services" => &mut self.services,
-            "slots" => &mut self.slots,
+            "slot_pairs" => &mut self.slot_pairs,
             "backends" => &mut self.backends,
             "flow_buckets" => &mut self.flow_buckets,
             "spill_buckets" => &mut self.spill_buckets,

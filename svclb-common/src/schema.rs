@@ -12,7 +12,7 @@ use crate::wire::ethernet::Mac;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Number of the layout below. Any change of a type, a map or a constant here raises it.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 
 /// A type without padding, which may cross between the kernel and the agent as bytes.
 ///
@@ -52,7 +52,8 @@ plain! {
     Masquerade<Addr4>: 4 + 2 + 1 + 1 + 4,
     Masquerade<Addr6>: 16 + 2 + 1 + 1 + 4,
     Device: 1 + 1 + 6 + 4 + 4 + 16,
-    ServiceCounters: 3 * 8,
+    ServiceCounters: 8 + 4 + 4,
+    SlotPair: 2 * 4,
     Way<Addr4>: 3 * 4 + 3 * 2 + 2 + 4 + 4 + 4,
     Way<Addr6>: 3 * 16 + 3 * 2 + 2 + 4 + 4,
     Detail<Addr4>: 4 + 2 + 2 + 4,
@@ -172,7 +173,7 @@ pub struct Service {
     pub after: u32,
 }
 
-/// A backend number (22 bits) and the low 10 bits of its generation: value of SLOTS, and what flows
+/// A backend number (22 bits) and the low 10 bits of its generation: what a slot, flows
 /// and affinity entries hold. It stops matching when the number is given to another owner.
 #[repr(transparent)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, FromBytes, Immutable, KnownLayout)]
@@ -200,6 +201,30 @@ impl BackendRef {
     #[inline(always)]
     pub const fn generation(self) -> u16 {
         (self.0 >> Self::NUMBER_BITS) as u16
+    }
+}
+
+/// Value of SLOTS: two slots, the even one first, as the kernel gives an entry of an array 8 bytes at least.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Default, Debug, FromBytes, Immutable, KnownLayout)]
+pub struct SlotPair(pub [BackendRef; 2]);
+
+impl SlotPair {
+    /// The pair that holds a slot.
+    #[inline(always)]
+    pub const fn of(slot: u32) -> u32 {
+        slot >> 1
+    }
+
+    /// A slot of the pair.
+    #[inline(always)]
+    pub const fn get(self, slot: u32) -> BackendRef {
+        if slot & 1 == 0 { self.0[0] } else { self.0[1] }
+    }
+
+    /// Sets a slot of the pair.
+    pub const fn set(&mut self, slot: u32, backend: BackendRef) {
+        if slot & 1 == 0 { self.0[0] = backend } else { self.0[1] = backend }
     }
 }
 
@@ -340,10 +365,10 @@ pub struct Device {
 pub struct ServiceCounters {
     /// Flows made.
     pub flows: u64,
-    /// Packets refused.
-    pub refused: u64,
-    /// Packets dropped.
-    pub dropped: u64,
+    /// Packets refused, modulo 2^32.
+    pub refused: u32,
+    /// Packets dropped, modulo 2^32.
+    pub dropped: u32,
 }
 
 /// One flow: client, frontend and backend, which is all that either direction needs.
@@ -514,8 +539,8 @@ maps! {
     SERVICES6 Array [u32 => FrontendBucket<Addr6>] SizedBy("frontend_buckets"), "the same for IPv6";
     SERVICE4 Array [u32 => Service] SizedBy("services"), "service number -> flags, slot ranges, affinity";
     SERVICE6 Array [u32 => Service] SizedBy("services"), "the same for IPv6";
-    SLOTS4 Array [u32 => BackendRef] SizedBy("slots"), "ranges of backend numbers";
-    SLOTS6 Array [u32 => BackendRef] SizedBy("slots"), "the same for IPv6";
+    SLOTS4 Array [u32 => SlotPair] SizedBy("slot_pairs"), "ranges of backend numbers";
+    SLOTS6 Array [u32 => SlotPair] SizedBy("slot_pairs"), "the same for IPv6";
     BACKENDS4 Array [u32 => Backend<Addr4>] SizedBy("backends"), "backend number -> endpoint, generation, state";
     BACKENDS6 Array [u32 => Backend<Addr6>] SizedBy("backends"), "the same for IPv6";
     FLOWS4 Array [u32 => Bucket<Addr4>] SizedBy("flow_buckets"), "one entry per flow, in the bucket of the client's endpoint";

@@ -18,7 +18,7 @@ use svclb_common::flow_table::{self, By, Change, Inserted, Lookup, NewFlow, Soug
 use svclb_common::interest;
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Device, Masquerade, MasqueradeKey, Service, ServiceCounters,
-    ServiceKey, ServiceRef, SourceRangeKey, WAYS, Way,
+    ServiceKey, ServiceRef, SlotPair, SourceRangeKey, WAYS, Way,
 };
 use svclb_common::snat_port::{self, Claim};
 use svclb_common::verdict::Counter;
@@ -314,7 +314,7 @@ macro_rules! tables {
 
             #[inline(always)]
             fn slot(&self, index: u32) -> Option<BackendRef> {
-                maps::$slots.get(index).copied()
+                maps::$slots.get(SlotPair::of(index)).map(|pair| pair.get(index))
             }
 
             #[inline(always)]

@@ -11,7 +11,7 @@ use svclb_common::config::Config;
 use svclb_common::datapath::Scratch;
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, FrontendBucket, Masquerade, MasqueradeKey,
-    RefusalBudget, Service, ServiceCounters, SourceRange,
+    RefusalBudget, Service, ServiceCounters, SlotPair, SourceRange,
 };
 
 /// Flags of a hash whose entries are allocated as they come.
@@ -51,8 +51,8 @@ maps! {
     SERVICES6: Array<FrontendBucket<Addr6>, 1, PAGE_ALIGNED>;
     SERVICE4: Array<Service, 1, PAGE_ALIGNED>;
     SERVICE6: Array<Service, 1, PAGE_ALIGNED>;
-    SLOTS4: Array<BackendRef, 1, PAGE_ALIGNED>;
-    SLOTS6: Array<BackendRef, 1, PAGE_ALIGNED>;
+    SLOTS4: Array<SlotPair, 1, PAGE_ALIGNED>;
+    SLOTS6: Array<SlotPair, 1, PAGE_ALIGNED>;
     BACKENDS4: Array<Backend<Addr4>, 1, PAGE_ALIGNED>;
     BACKENDS6: Array<Backend<Addr6>, 1, PAGE_ALIGNED>;
     FLOWS4: Array<Bucket<Addr4>, 1, PAGE_ALIGNED>;

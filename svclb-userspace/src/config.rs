@@ -65,7 +65,7 @@ pub struct AgentOptions {
     #[arg(long, env = "SVCLB_METRICS_BIND_ADDRESS", default_value = "127.0.0.1:10249", value_name = "ADDRESS:PORT")]
     pub metrics_bind_address: SocketAddr,
     /// Entries of maps that are made anew, as NAME=ENTRIES: flow_buckets, spill_buckets, frontend_buckets,
-    /// services, slots, backends, masquerade, affinity, source_ranges. Follows the machine's memory if not
+    /// services, slot_pairs, backends, masquerade, affinity, source_ranges. Follows the machine's memory if not
     /// given.
     #[arg(long, env = "SVCLB_MAP_SIZES", value_delimiter = ',', value_parser = map_size, value_name = "NAME=ENTRIES,...")]
     pub map_sizes: Vec<(&'static str, u32)>,
@@ -108,7 +108,7 @@ const SIZE_NAMES: [&str; 11] = [
     "interest_backends",
     "frontend_buckets",
     "services",
-    "slots",
+    "slot_pairs",
     "backends",
     "flow_buckets",
     "spill_buckets",

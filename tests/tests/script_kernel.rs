@@ -11,7 +11,7 @@ use script::world::Stage;
 use script_pins::Pins;
 use svclb_common::addr::{Addr4, Be16};
 use svclb_common::config::Sizes;
-use svclb_common::schema::{Backend, ServiceKey, ServiceRef};
+use svclb_common::schema::{Backend, BackendRef, ServiceKey, ServiceRef};
 use svclb_userspace::tables::Tables as _;
 
 /// Small, as every step reads all of it.
@@ -21,7 +21,7 @@ fn sizes() -> Sizes {
 
 fn sizes_with(own: (&str, u32)) -> Sizes {
     let mut sizes = Sizes::for_memory(0);
-    for (name, entries) in [("slots", 2048), ("backends", 1024), ("services", 256), ("interest_backends", 1024), own] {
+    for (name, entries) in [("slot_pairs", 1024), ("backends", 1024), ("services", 256), ("interest_backends", 1024), own] {
         sizes.set(name, entries);
     }
     sizes
@@ -75,4 +75,34 @@ fn of_frontends_for_which_there_is_no_room_those_before_are_written() {
     let found = v4.read().expect("the maps can be read").frontends;
     assert_eq!(found.len(), cut.done);
     assert!(keys.iter().take(cut.done).all(|key| found.contains_key(key)));
+}
+
+#[test]
+fn lists_whose_ends_share_an_entry_of_slots_do_not_touch_one_another() {
+    let pins = Pins::new("slots");
+    let (_, mut v4, _) = pins.load(sizes());
+    let mut wanted = vec![BackendRef::default(); 16];
+    // Each line is one call, in whose middle a list ends and another begins.
+    let calls: &[&[u32]] = &[&[1, 2, 3], &[0, 8, 9, 10, 4], &[11, 5, 6, 7, 12], &[13], &[2, 14, 3, 15]];
+    for (at, slots) in calls.iter().enumerate() {
+        let values: Vec<_> = slots.iter().map(|slot| BackendRef::new(slot + 100 * at as u32, 1)).collect();
+        v4.write_slots(slots, &values).expect("there are as many slots");
+        for (slot, value) in slots.iter().zip(values) {
+            wanted[*slot as usize] = value;
+        }
+        let mut found = v4.read().expect("the maps can be read").slots;
+        found.resize(16, BackendRef::default());
+        assert_eq!(found, wanted, "after the slots {slots:?}");
+    }
+}
+
+#[test]
+fn of_slots_beyond_the_end_those_before_are_counted() {
+    let pins = Pins::new("ends");
+    let (_, mut v4, _) = pins.load(sizes());
+    let end = v4.limits().slots;
+    let slots = [end - 3, end - 2, end - 1, end, end + 1];
+    let values = slots.map(|slot| BackendRef::new(slot, 1));
+    let cut = v4.write_slots(&slots, &values).expect_err("the last two are not there");
+    assert_eq!(cut.done, 3);
 }

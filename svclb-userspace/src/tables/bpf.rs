@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, MapData, MapError};
 use svclb_common::config::Config;
-use svclb_common::schema::{Backend, BackendRef, FrontendBucket, Plain, Service, ServiceKey, ServiceRef, SourceRange};
+use svclb_common::schema::{
+    Backend, BackendRef, FrontendBucket, Plain, Service, ServiceKey, ServiceRef, SlotPair, SourceRange,
+};
 
 use super::frontends::{Buckets, PutError, entries, put, remove};
 use super::{ConfigTable, Cut, TableError, Tables};
@@ -32,6 +34,8 @@ where
     interest_backends: Entries,
     services: Entries,
     slots: Entries,
+    /// The same map as `slots`, to read single entries.
+    slot_pairs: Array<MapData, Pod<SlotPair>>,
     backends: Entries,
     frontends: FrontendMap<A>,
     /// Says where in SERVICES a frontend stands.
@@ -62,6 +66,7 @@ where
             interest_backends: entries("INTEREST_BACKENDS")?,
             services: entries("SERVICE")?,
             slots: entries("SLOTS")?,
+            slot_pairs: object.take_array(&name("SLOTS"))?,
             backends: entries("BACKENDS")?,
             frontends: FrontendMap(object.take_array(&name("SERVICES"))?),
             config: *config,
@@ -69,6 +74,24 @@ where
             pins: pins.to_owned(),
         })
     }
+
+    fn slot_pair(&self, pair: u32) -> Result<SlotPair, TableError> {
+        self.slot_pairs.get(&pair, 0).map(|found| found.0).map_err(failed::<A>("read", "SLOTS", pair))
+    }
+}
+
+/// For each slot, which of the pairs that are written holds it: slots that follow one another in a pair share one.
+fn written(slots: &[u32]) -> impl Iterator<Item = usize> + '_ {
+    let mut at = 0;
+    let mut before = None;
+    slots.iter().map(move |slot| {
+        let shared = slot % 2 == 1 && before == Some(slot - 1);
+        if before.is_some() && !shared {
+            at += 1;
+        }
+        before = Some(*slot);
+        at
+    })
 }
 
 /// A map of which many entries are written at a time.
@@ -165,7 +188,33 @@ where
     }
 
     fn write_slots(&mut self, slots: &[u32], values: &[BackendRef]) -> Result<(), Cut> {
-        self.slots.write::<A, _, _>(slots, values)
+        let mut pairs: Vec<u32> = Vec::with_capacity(slots.len() / 2 + 1);
+        let mut contents: Vec<SlotPair> = Vec::with_capacity(pairs.capacity());
+        // Pairs of which this call writes one slot: the other one is of another list, maybe of this call too.
+        let mut halves = hashing::HashMap::<u32, SlotPair>::default();
+        let mut both = slots.iter().zip(values).peekable();
+        while let Some((slot, value)) = both.next() {
+            let pair = SlotPair::of(*slot);
+            let next = both.next_if(|(next, _)| slot % 2 == 0 && **next == slot + 1);
+            let content = if let Some((_, next)) = next {
+                SlotPair([*value, *next])
+            } else {
+                let mut content = match halves.get(&pair) {
+                    Some(content) => *content,
+                    None => self.slot_pair(pair).map_err(|error| Cut { done: 0, error })?,
+                };
+                content.set(*slot, *value);
+                halves.insert(pair, content);
+                content
+            };
+            pairs.push(pair);
+            contents.push(content);
+        }
+        self.slots.write::<A, _, _>(&pairs, &contents).map_err(|cut| Cut {
+            // A pair counts for each of the slots that were to be written in it.
+            done: slots.iter().zip(written(slots)).take_while(|(_, at)| *at < cut.done).count(),
+            error: cut.error,
+        })
     }
 
     fn write_services(&mut self, numbers: &[u32], values: &[Service]) -> Result<(), Cut> {
@@ -216,7 +265,7 @@ where
     fn limits(&self) -> Limits {
         Limits {
             services: self.services.count,
-            slots: self.slots.count,
+            slots: self.slots.count * 2,
             backends: self.backends.count,
             interest_frontends: self.interest_frontends.count,
             interest_backends: self.interest_backends.count,
@@ -242,7 +291,7 @@ where
     let mut content = Content {
         frontends: hashing::HashMap::default(),
         services: trimmed(pins, &name("SERVICE"))?,
-        slots: trimmed(pins, &name("SLOTS"))?,
+        slots: trimmed::<SlotPair>(pins, &name("SLOTS"))?.iter().flat_map(|pair| pair.0).collect(),
         backends: trimmed(pins, &name("BACKENDS"))?,
         source_ranges: hashing::HashMap::default(),
         interest_frontends: pinned_array(pins, &name("INTEREST_FRONTENDS"), false)?,

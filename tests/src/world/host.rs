@@ -126,7 +126,7 @@ impl<A: FamilyAddress> HostTables<A> {
     fn new(sizes: &Sizes) -> Self {
         let limits = Limits {
             services: sizes.services,
-            slots: sizes.slots,
+            slots: sizes.slot_pairs * 2,
             backends: sizes.backends,
             interest_frontends: sizes.interest_frontends,
             interest_backends: sizes.interest_backends,

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, FrontendBucket, Masquerade, MasqueradeKey,
-    Plain, Service, SourceRange,
+    Affinity, AffinityKey, Backend, Bucket, Details, Device, FrontendBucket, Masquerade, MasqueradeKey,
+    Plain, Service, SlotPair, SourceRange,
 };
 use svclb_userspace::bpf::load::{self, Object, Options};
 use svclb_userspace::bpf::pod::Pod;
@@ -242,7 +242,7 @@ fn clearing(pins: &Path) -> anyhow::Result<Vec<Box<dyn FnMut() + Send>>> {
     arrays! {
         "INTEREST_FRONTENDS4": u64, "INTEREST_FRONTENDS6": u64, "INTEREST_BACKENDS4": u64, "INTEREST_BACKENDS6": u64,
         "SERVICES4": FrontendBucket<Addr4>, "SERVICES6": FrontendBucket<Addr6>,
-        "SERVICE4": Service, "SERVICE6": Service, "SLOTS4": BackendRef, "SLOTS6": BackendRef,
+        "SERVICE4": Service, "SERVICE6": Service, "SLOTS4": SlotPair, "SLOTS6": SlotPair,
         "BACKENDS4": Backend<Addr4>, "BACKENDS6": Backend<Addr6>,
         "FLOWS4": Bucket<Addr4>, "FLOWS6": Bucket<Addr6>, "SPILL4": Bucket<Addr4>, "SPILL6": Bucket<Addr6>,
         "FLOW_DETAILS4": Details<Addr4>, "FLOW_DETAILS6": Details<Addr6>,

@@ -77,7 +77,7 @@ pub const SIZES: Sizes = Sizes {
     interest_backends: 256,
     frontend_buckets: 64,
     services: 64,
-    slots: 512,
+    slot_pairs: 256,
     backends: 256,
     flow_buckets: 64,
     spill_buckets: 8,
