@@ -83,10 +83,11 @@ pub struct SourceOptions {
     /// How to reach the API server.
     #[arg(long, env = "SVCLB_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// The API server, not through a Service. With --kubeconfig it replaces the server named there;
-    /// without, the service account's token and CA are used.
-    #[arg(long, env = "SVCLB_API_SERVER", alias = "master", value_name = "URL")]
-    pub api_server: Option<String>,
+    /// The API servers, not through a Service: the first that answers is used, the next when it fails. With
+    /// --kubeconfig they replace the server named there; without, the service account's token and CA are
+    /// used.
+    #[arg(long, env = "SVCLB_API_SERVER", alias = "master", value_delimiter = ',', value_name = "URL,...")]
+    pub api_server: Vec<String>,
 }
 
 /// How logs look.

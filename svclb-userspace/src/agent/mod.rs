@@ -143,7 +143,7 @@ impl Source {
         if let Some(folder) = source.manifests.clone() {
             return Ok(Self::Manifests { folder, node_name });
         }
-        let server = k8s::api::Server { kubeconfig: source.kubeconfig.clone(), url: source.api_server.clone() };
+        let server = k8s::api::Server { kubeconfig: source.kubeconfig.clone(), urls: source.api_server.clone() };
         Ok(Self::Api { client: server.client().await?, node_name })
     }
 

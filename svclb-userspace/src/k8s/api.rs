@@ -3,7 +3,8 @@
 //! Three watches, each a list in pages and then changes with bookmarks: Services that another proxy does
 //! not claim, `EndpointSlices` that are not headless, and the own Node. A watch that breaks is taken up
 //! where it was; one that cannot be is listed again, and what the new list lacks is gone. Nothing of what
-//! was told before is taken back while the server is away.
+//! was told before is taken back while the server is away. Several servers are one to the watches, see
+//! [`failover`].
 //!
 //! The agent must not need a Service to reach the server, as Services work only once it has been there.
 
@@ -27,6 +28,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::{info, warn};
 
+use super::failover::{self, Failover};
 use super::{node, service, slice};
 use crate::model::{Event, Kind, Problem};
 
@@ -50,8 +52,8 @@ type Told = HashMap<(String, String), BTreeSet<Problem>>;
 pub struct Server {
     /// `--kubeconfig`.
     pub kubeconfig: Option<PathBuf>,
-    /// `--api-server`.
-    pub url: Option<String>,
+    /// `--api-server`, in the order in which they are tried.
+    pub urls: Vec<String>,
 }
 
 /// No way to the API server.
@@ -59,7 +61,7 @@ pub struct Server {
 pub enum ServerError {
     /// Nothing is given.
     #[error(
-        "no source of Services: give --manifests DIR, --kubeconfig FILE or --api-server URL{}",
+        "no source of Services: give --manifests DIR, --kubeconfig FILE or --api-server URL,...{}",
         if *in_cluster { "; in a Pod, too, the API server's own address is needed, as its cluster IP works only once this agent has been there" } else { "" }
     )]
     Nothing {
@@ -109,31 +111,75 @@ impl ServerError {
 }
 
 impl Server {
-    /// A client. The server itself need not be there yet.
+    /// A client. The servers themselves need not be there yet.
     pub async fn client(&self) -> Result<Client, ServerError> {
-        let config = self.config().await?;
-        let url = config.cluster_url.to_string();
-        info!(server = url, "source of Services");
-        Client::try_from(config).map_err(|source| ServerError::Client { url, source: Box::new(source) })
+        let mut configs = self.configs().await?;
+        let several = configs.len() > 1;
+        let mut clients = Vec::with_capacity(configs.len());
+        for config in &mut configs {
+            let url = config.cluster_url.to_string();
+            info!(server = url, "source of Services");
+            if several {
+                config.connect_timeout = Some(failover::CONNECT_WITHIN);
+                // A server that says 503 is left at once, not asked again.
+                config.default_retry = false;
+            }
+            let client = Client::try_from(config.clone());
+            let client = client.map_err(|source| ServerError::Client { url: url.clone(), source: Box::new(source) })?;
+            clients.push((url, client));
+        }
+        if several { Ok(as_one(clients)) } else { clients.pop().map(|(_, client)| client).ok_or_else(nothing) }
     }
 
-    async fn config(&self) -> Result<Config, ServerError> {
-        let service_host = std::env::var("KUBERNETES_SERVICE_HOST").ok();
-        let url = self.url.as_deref().map(|url| parse_url(url, service_host.as_deref())).transpose()?;
+    /// One configuration for each server, at least one.
+    async fn configs(&self) -> Result<Vec<Config>, ServerError> {
+        let service_host = service_host();
+        let mut urls = Vec::with_capacity(self.urls.len());
+        for url in &self.urls {
+            let url = parse_url(url, service_host.as_deref())?;
+            if !urls.contains(&url) {
+                urls.push(url);
+            }
+        }
         let Some(file) = &self.kubeconfig else {
-            let Some(url) = url else {
-                return Err(ServerError::Nothing { in_cluster: service_host.is_some() });
-            };
-            return Ok(with_account(url, Path::new(ACCOUNT)));
+            if urls.is_empty() {
+                return Err(nothing());
+            }
+            return Ok(urls.into_iter().map(|url| with_account(url, Path::new(ACCOUNT))).collect());
         };
         let failed = |source| ServerError::Kubeconfig { file: file.clone(), source: Box::new(source) };
         let read = Kubeconfig::read_from(file).map_err(failed)?;
-        let mut config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(failed)?;
-        if let Some(url) = url {
-            config.cluster_url = url;
+        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(failed)?;
+        if urls.is_empty() {
+            return Ok(vec![config]);
         }
-        Ok(config)
+        let with_url = |url| {
+            let mut config = config.clone();
+            config.cluster_url = url;
+            config
+        };
+        Ok(urls.into_iter().map(with_url).collect())
     }
+}
+
+/// The address of the Service in front of the API server, in a Pod.
+fn service_host() -> Option<String> {
+    std::env::var("KUBERNETES_SERVICE_HOST").ok()
+}
+
+fn nothing() -> ServerError {
+    ServerError::Nothing { in_cluster: service_host().is_some() }
+}
+
+/// Several clients as one that turns to the next when one fails.
+fn as_one(clients: Vec<(String, Client)>) -> Client {
+    let namespace = clients.first().map(|(_, client)| client.default_namespace().to_owned()).unwrap_or_default();
+    let failover = Arc::new(Failover::new(clients));
+    let service = tower::service_fn(move |request| {
+        let failover = failover.clone();
+        async move { failover.send(request).await }
+    });
+    Client::new(service, namespace)
 }
 
 fn parse_url(url: &str, service_host: Option<&str>) -> Result<http::Uri, ServerError> {
@@ -248,7 +294,7 @@ async fn watch<K: Projected>(api: Api<K>, config: watcher::Config, kind: Kind, e
                 object.deleted().into_iter().collect()
             }
             Err(error) => {
-                warn!(%kind, error = %chain(&error), "the API server does not answer this watch; trying again");
+                warn!(%kind, error = %chain(&error), "no API server answers this watch; trying again");
                 continue;
             }
         };
@@ -277,7 +323,7 @@ fn applied<K: Projected>(object: &K, told: &mut Told) -> Vec<Event> {
 }
 
 /// An error with all its causes, which kube's own text leaves out.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {
@@ -338,8 +384,19 @@ mod tests {
 
     #[tokio::test]
     async fn without_any_server_the_error_says_what_to_give() {
-        let error = Server::default().config().await.expect_err("nothing is given");
+        let error = Server::default().configs().await.expect_err("nothing is given");
         assert!(error.to_string().contains("--api-server URL"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn each_url_is_a_server_of_its_own_and_the_wrong_one_is_named() {
+        let urls = |urls: &[&str]| Server { kubeconfig: None, urls: urls.iter().map(ToString::to_string).collect() };
+        let both = urls(&["https://192.0.2.10:6443", "https://[2001:db8::1]:6443", "https://192.0.2.10:6443"]);
+        let configs = both.configs().await.expect("they are URLs");
+        let configured: Vec<String> = configs.iter().map(|config| config.cluster_url.to_string()).collect();
+        assert_eq!(configured, ["https://192.0.2.10:6443/", "https://[2001:db8::1]:6443/"]);
+        let error = urls(&["https://192.0.2.10:6443", "192.0.2.11"]).configs().await.expect_err("one is no URL");
+        assert!(error.to_string().contains("192.0.2.11"), "{error}");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 pub mod address;
 pub mod api;
+mod failover;
 pub mod manifests;
 mod names;
 pub mod node;
