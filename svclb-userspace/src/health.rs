@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::get;
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
@@ -36,6 +37,13 @@ struct FamilyStatus {
     waiting_since: Option<Instant>,
     /// When the tables were last complete.
     updated: Option<Timestamp>,
+}
+
+impl FamilyStatus {
+    /// Until the tables were complete once the agent is only starting.
+    fn is_stuck(&self, now: Instant) -> bool {
+        self.updated.is_some() && self.waiting_since.is_some_and(|since| now.duration_since(since) > STUCK)
+    }
 }
 
 impl Default for Status {
@@ -65,10 +73,10 @@ struct FamilyAnswer {
 
 impl Health {
     /// A change was heard of.
-    pub fn waiting(&self) {
+    pub fn waiting(&self, now: Instant) {
         self.with(|status| {
             for family in &mut status.families {
-                family.waiting_since.get_or_insert_with(Instant::now);
+                family.waiting_since.get_or_insert(now);
             }
         });
     }
@@ -88,20 +96,24 @@ impl Health {
         self.with(|status| status.node_eligible = eligible);
     }
 
+    /// Whether the tables keep up with what is heard, in both families. The node's state has no say in it.
+    pub fn is_healthy(&self, now: Instant) -> bool {
+        self.with(|status| status.families.iter().all(|family| !family.is_stuck(now)))
+    }
+
     fn with<R>(&self, change: impl FnOnce(&mut Status) -> R) -> R {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn answer(&self, about_node: bool) -> (StatusCode, Json<Answer>) {
+    fn answer(&self, about_node: bool, now: Instant, current: Timestamp) -> (StatusCode, Answer) {
         self.with(|status| {
-            let now = Timestamp::now();
             let mut families = BTreeMap::new();
             let mut healthy = true;
-            let mut oldest = now;
+            let mut oldest = current;
             for (family, own) in Family::ALL.into_iter().zip(&status.families) {
                 let Some(updated) = own.updated else { continue };
-                let stuck = own.waiting_since.is_some_and(|since| since.elapsed() > STUCK);
-                let last = if stuck { updated } else { now };
+                let stuck = own.is_stuck(now);
+                let last = if stuck { updated } else { current };
                 oldest = oldest.min(last);
                 healthy &= !stuck;
                 families.insert(family.to_string(), FamilyAnswer { last_updated: last.to_string(), healthy: !stuck });
@@ -109,19 +121,24 @@ impl Health {
             let good = healthy && (!about_node || status.node_eligible);
             let answer = Answer {
                 last_updated: oldest.to_string(),
-                current_time: now.to_string(),
+                current_time: current.to_string(),
                 node_eligible: about_node.then_some(status.node_eligible),
-                healthy: good,
+                healthy,
                 status: families,
             };
-            (if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(answer))
+            (if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, answer)
         })
+    }
+
+    fn response(&self, about_node: bool) -> impl IntoResponse + use<> {
+        let (status, answer) = self.answer(about_node, Instant::now(), Timestamp::now());
+        (status, [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Json(answer))
     }
 
     /// The server's paths.
     pub fn router(self) -> axum::Router {
-        let healthz = get(|State(health): State<Self>| async move { health.answer(true) });
-        let livez = get(|State(health): State<Self>| async move { health.answer(false) });
+        let healthz = get(|State(health): State<Self>| async move { health.response(true) });
+        let livez = get(|State(health): State<Self>| async move { health.response(false) });
         axum::Router::new().route("/healthz", healthz).route("/livez", livez).with_state(self)
     }
 }
@@ -133,14 +150,36 @@ mod tests {
     #[test]
     fn a_node_that_leaves_is_alive_but_not_healthy() {
         let health = Health::default();
-        assert_eq!(health.answer(true).0, StatusCode::OK, "before the first sync");
+        let (now, current) = (Instant::now(), Timestamp::now());
+        assert_eq!(health.answer(true, now, current).0, StatusCode::OK, "before the first sync");
         health.synced(Family::V4, true);
         health.set_node_eligible(false);
-        assert_eq!(health.answer(true).0, StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(health.answer(false).0, StatusCode::OK);
-        let text = serde_json::to_value(health.answer(true).1.0).expect("it is JSON");
-        assert_eq!(text["nodeEligible"], false);
+        let (status, answer) = health.answer(true, now, current);
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(health.answer(false, now, current).0, StatusCode::OK);
+        assert!(health.is_healthy(now));
+        let text = serde_json::to_value(answer).expect("it is JSON");
+        assert_eq!((&text["nodeEligible"], &text["healthy"]), (&false.into(), &true.into()));
         assert_eq!(text["status"]["IPv4"]["healthy"], true);
         assert!(text["status"].get("IPv6").is_none());
+    }
+
+    #[test]
+    fn a_change_that_waits_for_more_than_a_minute_is_not_healthy() {
+        let health = Health::default();
+        let (now, current) = (Instant::now(), Timestamp::now());
+        health.waiting(now);
+        let late = now + STUCK + Duration::from_secs(1);
+        assert!(health.is_healthy(late), "before the first sync");
+        health.synced(Family::V4, true);
+        health.waiting(now);
+        health.waiting(late);
+        assert!(health.is_healthy(now + STUCK));
+        assert!(!health.is_healthy(late));
+        let (status, answer) = health.answer(false, late, current);
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(!answer.healthy && !answer.status["IPv4"].healthy);
+        health.synced(Family::V4, true);
+        assert!(health.is_healthy(late));
     }
 }

@@ -57,6 +57,8 @@ pub struct Metrics {
     pub drift: Family<FamilyLabel, Counter>,
     /// Bad objects, or bad parts of objects, that were reported.
     pub bad_objects: Family<ProblemLabels, Counter>,
+    /// Addresses and ports on which load balancers are told of local endpoints.
+    pub health_check_listeners: Gauge,
     /// Devices with hooks.
     pub devices: Gauge<i64, AtomicI64>,
     /// Time from the kernel's message about a device to its hooks, in seconds.
@@ -79,6 +81,7 @@ impl Metrics {
             last_sync: Gauge::default(),
             drift: Family::default(),
             bad_objects: Family::default(),
+            health_check_listeners: Gauge::default(),
             devices: Gauge::default(),
             hook_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 14)),
         };
@@ -99,6 +102,11 @@ impl Metrics {
         registry.register("last_sync_timestamp_seconds", "Time of the last complete synchronization", all.last_sync);
         registry.register("table_drift", "Times that tables differed from what was written", all.drift);
         registry.register("bad_objects", "Bad objects or parts of objects", all.bad_objects);
+        registry.register(
+            "health_check_listeners",
+            "Addresses and health check ports that are listened on",
+            all.health_check_listeners,
+        );
         registry.register("devices", "Devices with hooks", all.devices);
         registry.register("hook_duration_seconds", "Time from news of a device to its hooks", all.hook_seconds);
         registry.register_collector(Box::new(PacketCounters(counters)));

@@ -39,6 +39,7 @@ fn service(index: u32) -> Event {
         source_ranges: vec![],
         internal_local: false,
         external_local: false,
+        health_check_port: None,
         affinity_seconds: None,
         ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: 0 }],
     }))

@@ -1,6 +1,6 @@
 //! The engine: events in, writes out. Everything of the agent that has no input or output of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::Config;
 
+use crate::desired::health_checks::{HealthCheck, health_check};
 use crate::desired::{Place, node_ports, services};
 use crate::hashing::HashMap;
 use crate::model::store::Changes;
@@ -35,6 +36,7 @@ pub struct Engine<T4, T6> {
     place: Place,
     v4: FamilyEngine<Addr4, T4>,
     v6: FamilyEngine<Addr6, T6>,
+    health_checks: BTreeMap<ServiceName, HealthCheck>,
     all_changed: bool,
     adopted: bool,
 }
@@ -69,6 +71,7 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
             place,
             v4: FamilyEngine::new(v4, config)?,
             v6: FamilyEngine::new(v6, config)?,
+            health_checks: BTreeMap::new(),
             all_changed: false,
             adopted: false,
         })
@@ -112,6 +115,7 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
         for name in &names {
             report.rivals.extend(self.v4.update(name, &self.model, &self.place));
             report.rivals.extend(self.v6.update(name, &self.model, &self.place));
+            self.update_health_check(name);
         }
         if !self.adopted {
             self.v4.planner.adopt(now);
@@ -122,6 +126,25 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
         self.v4.run(now, &mut report);
         self.v6.run(now, &mut report);
         report
+    }
+
+    fn update_health_check(&mut self, name: &ServiceName) {
+        let service = self.model.service(name);
+        let check = service.and_then(|service| health_check(service, &self.model.slices(name), &self.place.node_name));
+        match check {
+            Some(check) => drop(self.health_checks.insert(name.clone(), check)),
+            None => drop(self.health_checks.remove(name)),
+        }
+    }
+
+    /// What load balancers are to be told, as of the last [`Self::sync`].
+    pub fn health_checks(&self) -> &BTreeMap<ServiceName, HealthCheck> {
+        &self.health_checks
+    }
+
+    /// The addresses on which they may ask.
+    pub fn health_check_addresses(&self) -> Vec<IpAddr> {
+        node_ports::listeners(&self.settings.node_ports, self.model.node(), &self.host_addresses)
     }
 
     /// Computes all Services anew with the next [`Self::sync`].

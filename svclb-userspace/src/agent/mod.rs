@@ -7,6 +7,7 @@
 
 pub mod devices;
 pub mod engine;
+mod health_checks;
 pub mod lock;
 mod report;
 mod servers;
@@ -42,6 +43,7 @@ use crate::tables::bpf::{BpfConfig, BpfTables};
 use crate::tables::{ConfigTable as _, Failure, switch_halves};
 use devices::{DeviceMap, PacketCounters};
 use engine::{Engine, NodeSettings};
+use health_checks::HealthChecks;
 use report::label;
 use sweep::Sweep;
 
@@ -116,6 +118,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         sweep,
         config,
         config_table,
+        health_checks: HealthChecks::new(health.clone()),
         health,
         metrics,
         problems,
@@ -165,6 +168,7 @@ struct Agent {
     sweep: Sweep,
     config: Config,
     config_table: BpfConfig,
+    health_checks: HealthChecks,
     health: Health,
     metrics: Metrics,
     problems: UnboundedSender<Problem>,
@@ -193,7 +197,7 @@ impl Agent {
         missing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rebuild = interval_at(tokio::time::Instant::now() + REBUILD, REBUILD);
         loop {
-            let retry = self.retry;
+            let retry = [self.retry, self.health_checks.again()].into_iter().flatten().min();
             let incomplete = !self.engine.model().complete();
             tokio::select! {
                 event = events.recv() => match event {
@@ -233,7 +237,7 @@ impl Agent {
             self.report(problem);
             return;
         }
-        self.health.waiting();
+        self.health.waiting(Instant::now());
         self.engine.apply(event);
     }
 
@@ -285,6 +289,7 @@ impl Agent {
             self.health.synced(family, broken(family) == 0);
         }
         self.report_failures(&report);
+        self.follow_health_checks();
         if report.failures.is_empty() && self.engine.is_settled() {
             (self.retry, self.pause) = (None, RETRY.0);
         } else {
@@ -297,6 +302,17 @@ impl Agent {
             self.ready = true;
             heap::give_back();
             self.tell_ready();
+        }
+    }
+
+    /// Load balancers hear of endpoints after the tables did.
+    fn follow_health_checks(&mut self) {
+        let (checks, addresses) = (self.engine.health_checks(), self.engine.health_check_addresses());
+        let problems = self.health_checks.follow(checks, &addresses, Instant::now());
+        let listening = i64::try_from(self.health_checks.listening()).unwrap_or(i64::MAX);
+        self.metrics.health_check_listeners.set(listening);
+        for problem in problems {
+            self.report(problem);
         }
     }
 

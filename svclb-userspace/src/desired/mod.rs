@@ -5,12 +5,13 @@
 //! one file: [`endpoints`] merges slices, [`topology`] and [`traffic_policy`] choose among endpoints,
 //! [`frontends`] says where clients reach the port, [`node_ports`] on which addresses of the node,
 //! [`affinity`] and [`source_ranges`] say who is kept where and who is let in; [`services`] puts them
-//! together.
+//! together. [`health_checks`] says what load balancers are told.
 
 pub mod affinity;
 pub mod datapath_config;
 pub mod endpoints;
 pub mod frontends;
+pub mod health_checks;
 pub mod node_ports;
 pub mod services;
 pub mod sorted;

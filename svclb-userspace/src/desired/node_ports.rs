@@ -1,7 +1,7 @@
 //! Node ports: on which addresses of the node they are served.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -57,21 +57,51 @@ impl fmt::Display for Entry {
 /// means the Node object's addresses, or every device's without such an object. **A family of which
 /// the list has no entry is served on all its addresses.** An empty list means all of both.
 pub fn addresses(entries: &[Entry], node: Option<&Node>, on_devices: &[IpAddr]) -> Vec<IpAddr> {
-    let mut addresses: Vec<IpAddr> =
-        Family::ALL.into_iter().flat_map(|family| family_addresses(family, entries, node, on_devices)).collect();
+    collect(|family| match served(family, entries, node, on_devices) {
+        Served::All => all(family, on_devices).collect(),
+        Served::These(addresses) => addresses,
+    })
+}
+
+/// The addresses to listen on for health checks, ordered: those on which node ports are served, as far as
+/// a device has them. A family that is served on all its addresses is listened to as a whole, as a load
+/// balancer may ask at its own address, which no device need have.
+pub fn listeners(entries: &[Entry], node: Option<&Node>, on_devices: &[IpAddr]) -> Vec<IpAddr> {
+    collect(|family| match served(family, entries, node, on_devices) {
+        Served::All => match family {
+            Family::V4 => vec![Ipv4Addr::UNSPECIFIED.into()],
+            Family::V6 => vec![Ipv6Addr::UNSPECIFIED.into()],
+        },
+        Served::These(addresses) => addresses.into_iter().filter(|address| on_devices.contains(address)).collect(),
+    })
+}
+
+fn collect(of_family: impl Fn(Family) -> Vec<IpAddr>) -> Vec<IpAddr> {
+    let mut addresses: Vec<IpAddr> = Family::ALL.into_iter().flat_map(of_family).collect();
     addresses.sort_unstable();
     addresses.dedup();
     addresses
 }
 
-fn family_addresses(family: Family, entries: &[Entry], node: Option<&Node>, on_devices: &[IpAddr]) -> Vec<IpAddr> {
-    let own = |ip: &IpAddr| Family::of(*ip) == family && !ip.is_loopback();
-    let all = || on_devices.iter().copied().filter(own);
+/// All addresses of a family, of those that devices have.
+fn all(family: Family, on_devices: &[IpAddr]) -> impl Iterator<Item = IpAddr> {
+    on_devices.iter().copied().filter(move |ip| Family::of(*ip) == family && !ip.is_loopback())
+}
+
+/// Where the node ports of a family are served.
+enum Served {
+    /// On all addresses.
+    All,
+    /// On these.
+    These(Vec<IpAddr>),
+}
+
+fn served(family: Family, entries: &[Entry], node: Option<&Node>, on_devices: &[IpAddr]) -> Served {
     let mut named = false;
     let mut addresses = Vec::new();
     for entry in entries {
         match entry {
-            Entry::All => return all().collect(),
+            Entry::All => return Served::All,
             Entry::Localhost => named = true,
             Entry::Primary => match node {
                 Some(node) => {
@@ -79,16 +109,16 @@ fn family_addresses(family: Family, entries: &[Entry], node: Option<&Node>, on_d
                     named |= primary.is_some();
                     addresses.extend(primary);
                 }
-                None => return all().collect(),
+                None => return Served::All,
             },
             Entry::Cidr(cidr) if Family::of(cidr.network()) == family => {
                 named = true;
-                addresses.extend(all().filter(|ip| cidr.contains(ip)));
+                addresses.extend(all(family, on_devices).filter(|ip| cidr.contains(ip)));
             }
             Entry::Cidr(_) => {}
         }
     }
-    if named { addresses } else { all().collect() }
+    if named { Served::These(addresses) } else { Served::All }
 }
 
 #[cfg(test)]

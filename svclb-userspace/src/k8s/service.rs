@@ -69,11 +69,6 @@ fn project_parts(service: &api::Service, without: WithoutClusterIp, problems: &m
         ingress_ips.clear();
     }
     let external_local = spec.external_traffic_policy.as_deref() == Some("Local");
-    if external_local && kind == ServiceKind::LoadBalancer && spec.health_check_node_port.is_some_and(|port| port != 0)
-    {
-        let message = "healthCheckNodePort is not served yet: a load balancer that asks it sends nothing to this node";
-        problems.add("UnsupportedField", message.to_owned());
-    }
     Some(Service {
         name: name(service)?,
         kind,
@@ -84,6 +79,8 @@ fn project_parts(service: &api::Service, without: WithoutClusterIp, problems: &m
         source_ranges: source_ranges.into_iter().filter_map(|(_, range)| range).collect(),
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         external_local,
+        health_check_port: health_check_port(spec, problems)
+            .filter(|_| external_local && kind == ServiceKind::LoadBalancer),
         affinity_seconds: affinity_seconds(spec),
         ports: ports(spec, problems),
     })
@@ -135,6 +132,17 @@ fn ingress_ips(service: &api::Service, problems: &mut Problems) -> Vec<IpAddr> {
     let captured = entries.filter(|entry| matches!(entry.ip_mode.as_deref(), None | Some("" | "VIP")));
     let texts: Vec<&String> = captured.filter_map(|entry| entry.ip.as_ref()).filter(|ip| !ip.is_empty()).collect();
     addresses(texts.into_iter(), "status.loadBalancer.ingress", problems)
+}
+
+fn health_check_port(spec: &api::ServiceSpec, problems: &mut Problems) -> Option<u16> {
+    let number = spec.health_check_node_port.filter(|number| *number != 0)?;
+    let port = u16::try_from(number).ok();
+    if port.is_none() {
+        let message =
+            format!("healthCheckNodePort: {number} is not within 1 to 65535: load balancers are not answered");
+        problems.add("BadPort", message);
+    }
+    port
 }
 
 fn affinity_seconds(spec: &api::ServiceSpec) -> Option<u32> {

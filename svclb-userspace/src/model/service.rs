@@ -134,6 +134,8 @@ pub struct Service {
     pub internal_local: bool,
     /// `externalTrafficPolicy: Local`.
     pub external_local: bool,
+    /// `spec.healthCheckNodePort`, of a load balancer with [`Self::external_local`] alone.
+    pub health_check_port: Option<u16>,
     /// `sessionAffinity: ClientIP` and its timeout in seconds.
     pub affinity_seconds: Option<u32>,
     /// Ports.

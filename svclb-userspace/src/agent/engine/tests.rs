@@ -87,6 +87,7 @@ fn service() -> impl Strategy<Value = Service> {
                 .collect(),
             internal_local: policies.0,
             external_local: policies.1,
+            health_check_port: policies.1.then_some(31_000),
             affinity_seconds: policies.2,
             ports: ports.into_iter().filter_map(port).collect(),
         }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Entry, addresses};
+use super::{Entry, addresses, listeners};
 use crate::model::Node;
 
 fn ips(text: &str) -> Vec<IpAddr> {
@@ -42,6 +42,19 @@ fn every_list_names_its_addresses() {
         let found = addresses(&entries_read, node.as_ref(), &ips(DEVICES));
         assert_eq!(found, ips(expected), "{entries:?} with {node:?}");
     }
+}
+
+#[test]
+fn health_checks_are_listened_to_on_the_addresses_of_node_ports() {
+    let on = |entries: &str, node: &str| {
+        let entries: Vec<Entry> = entries.split(',').map(|entry| entry.parse().expect("an entry")).collect();
+        listeners(&entries, Some(&Node { addresses: ips(node), ..Node::default() }), &ips(DEVICES))
+    };
+    assert_eq!(on("primary", "192.168.1.1 2001:db8::1"), ips("192.168.1.1 2001:db8::1"));
+    assert_eq!(on("primary", "192.168.1.1"), ips("192.168.1.1 ::"), "the other family is served everywhere");
+    assert_eq!(on("all", "192.168.1.1"), ips("0.0.0.0 ::"));
+    assert_eq!(on("primary", "203.0.113.1 2001:db8::1"), ips("2001:db8::1"), "an address that is elsewhere");
+    assert_eq!(on("localhost", "192.168.1.1"), ips(""));
 }
 
 #[test]

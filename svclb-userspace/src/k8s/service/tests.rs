@@ -75,10 +75,17 @@ fn parts_that_are_bad_are_left_out_and_named() {
 }
 
 #[test]
-fn what_is_not_served_yet_is_named() {
-    let spec = json!({
-        "type": "LoadBalancer", "clusterIP": "10.0.0.1",
-        "externalTrafficPolicy": "Local", "healthCheckNodePort": 31_000,
-    });
-    assert_eq!(projected(&spec).1, ["UnsupportedField"]);
+fn only_a_load_balancer_with_the_policy_local_has_a_health_check_port() {
+    let port = |kind: &str, policy: &str, port: i32| {
+        let spec = json!({
+            "type": kind, "clusterIP": "10.0.0.1", "externalTrafficPolicy": policy, "healthCheckNodePort": port,
+        });
+        let (service, problems) = projected(&spec);
+        (service.expect("it has a cluster IP").health_check_port, problems)
+    };
+    assert_eq!(port("LoadBalancer", "Local", 31_000), (Some(31_000), vec![]));
+    assert_eq!(port("LoadBalancer", "Cluster", 31_000), (None, vec![]));
+    assert_eq!(port("NodePort", "Local", 31_000), (None, vec![]));
+    assert_eq!(port("LoadBalancer", "Local", 0), (None, vec![]));
+    assert_eq!(port("LoadBalancer", "Local", 70_000), (None, vec!["BadPort"]));
 }

@@ -17,6 +17,7 @@ fn service(name: &str) -> Arc<Service> {
         source_ranges: vec![],
         internal_local: false,
         external_local: false,
+        health_check_port: None,
         affinity_seconds: None,
         ports: vec![],
     })
