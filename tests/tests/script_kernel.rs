@@ -21,7 +21,9 @@ fn sizes() -> Sizes {
 
 fn sizes_with(own: (&str, u32)) -> Sizes {
     let mut sizes = Sizes::for_memory(0);
-    for (name, entries) in [("slot_pairs", 1024), ("backends", 1024), ("services", 256), ("interest_backends", 1024), own] {
+    for (name, entries) in
+        [("slot_pairs", 1024), ("backends", 1024), ("services", 256), ("interest_backends", 1024), own]
+    {
         sizes.set(name, entries);
     }
     sizes

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, Bucket, Details, Device, FrontendBucket, Masquerade, MasqueradeKey,
-    Plain, Service, SlotPair, SourceRange,
+    Affinity, AffinityKey, Backend, Bucket, Details, Device, FrontendBucket, Masquerade, MasqueradeKey, Plain, Service,
+    SlotPair, SourceRange,
 };
 use svclb_userspace::bpf::load::{self, Object, Options};
 use svclb_userspace::bpf::pod::Pod;
