@@ -1,19 +1,32 @@
-//! Options of `svclb agent`: flags, their environment variables, and what is wrong with them.
+//! Options of `svclb agent`: flags, their environment variables, kube-proxy's configuration file, and what is
+//! wrong with them.
 //!
-//! Flags have kube-proxy's names where they mean the same.
+//! Flags have kube-proxy's names where they mean the same. What a flag or its variable says goes before
+//! what the file says, so options have no defaults of clap's: these come in last, in the methods.
 
-use std::net::SocketAddr;
+mod kube_proxy_file;
+mod kube_proxy_flags;
+#[cfg(test)]
+mod tests;
+mod values;
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use regex::Regex;
 use svclb_common::config::{CLUSTER_CIDRS, Sizes};
+use svclb_common::conntrack::State;
 
 use crate::bpf::attach;
 use crate::desired::datapath_config::Settings;
 use crate::desired::node_ports;
 use crate::model::Family;
+use kube_proxy_flags::KubeProxyFlags;
 
 /// Folder of pins unless `--bpffs` says otherwise.
 pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/svclb";
@@ -21,11 +34,14 @@ pub const DEFAULT_BPFFS: &str = "/sys/fs/bpf/svclb";
 /// Options of `svclb agent`.
 #[derive(Args, Clone, Debug)]
 pub struct AgentOptions {
+    /// A configuration file of kube-proxy's (KubeProxyConfiguration). Flags and variables go before it.
+    #[arg(long, env = "SVCLB_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
     /// Where Services come from.
     #[command(flatten)]
     pub source: SourceOptions,
     /// Name of this node's Node object; the host name if not given.
-    #[arg(long, env = "NODE_NAME", alias = "hostname-override", value_name = "NAME")]
+    #[arg(long, env = "NODE_NAME", visible_alias = "hostname-override", value_name = "NAME")]
     pub node_name: Option<String>,
     /// Folder in a BPF file system for maps and links; they stay when the agent ends.
     #[arg(long, env = "SVCLB_BPFFS", default_value = DEFAULT_BPFFS, value_name = "DIR")]
@@ -36,19 +52,29 @@ pub struct AgentOptions {
     /// Prefixes of the cluster's pods: sources outside are masqueraded when they use a cluster IP.
     #[arg(long, env = "SVCLB_CLUSTER_CIDR", value_delimiter = ',', value_name = "CIDR,...")]
     pub cluster_cidr: Vec<IpNet>,
+    /// Which sources are local: those in --cluster-cidr, or in the podCIDRs of this node's Node object. Modes
+    /// by device (BridgeInterface, InterfaceNamePrefix) are taken only with --cluster-cidr, which stands in.
+    #[arg(long, env = "SVCLB_DETECT_LOCAL_MODE", value_name = "ClusterCIDR|NodeCIDR")]
+    pub detect_local_mode: Option<LocalMode>,
     /// Masquerade everything that uses a cluster IP.
-    #[arg(long, env = "SVCLB_MASQUERADE_ALL")]
-    pub masquerade_all: bool,
-    /// Addresses on which node ports are served: prefixes, primary, or all. A family of which the list
-    /// has no entry is served on all its addresses.
     #[arg(
         long,
-        env = "SVCLB_NODEPORT_ADDRESSES",
-        value_delimiter = ',',
-        default_value = "primary",
-        value_name = "CIDR|primary|all,..."
+        env = "SVCLB_MASQUERADE_ALL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        value_name = "BOOL"
     )]
+    pub masquerade_all: Option<bool>,
+    /// Addresses on which node ports are served: prefixes, primary (the default), or all. A family of which
+    /// the list has no entry is served on all its addresses.
+    #[arg(long, env = "SVCLB_NODEPORT_ADDRESSES", value_delimiter = ',', value_name = "CIDR|primary|all,...")]
     pub nodeport_addresses: Vec<node_ports::Entry>,
+    /// The mode of kube-proxy whose default of --nodeport-addresses is meant: iptables and ipvs mean all,
+    /// nftables means primary.
+    #[arg(long, env = "SVCLB_PROXY_MODE", value_name = "MODE")]
+    pub proxy_mode: Option<ProxyMode>,
     /// External IPs of Services are served only inside these prefixes; without any, none is served.
     #[arg(long, env = "SVCLB_EXTERNAL_IP_CIDRS", value_delimiter = ',', value_name = "CIDR,...")]
     pub external_ip_cidrs: Vec<IpNet>,
@@ -58,20 +84,134 @@ pub struct AgentOptions {
     /// Names of devices to leave alone.
     #[arg(long, env = "SVCLB_EXCLUDE_DEVICES", value_name = "REGEX")]
     pub exclude_devices: Option<Regex>,
-    /// Address of /healthz and /livez.
-    #[arg(long, env = "SVCLB_HEALTHZ_BIND_ADDRESS", default_value = "0.0.0.0:10256", value_name = "ADDRESS:PORT")]
-    pub healthz_bind_address: SocketAddr,
-    /// Address of /metrics and /proxyMode.
-    #[arg(long, env = "SVCLB_METRICS_BIND_ADDRESS", default_value = "127.0.0.1:10249", value_name = "ADDRESS:PORT")]
-    pub metrics_bind_address: SocketAddr,
+    /// Address of /healthz and /livez; 0.0.0.0:10256 if not given.
+    #[arg(
+        long,
+        env = "SVCLB_HEALTHZ_BIND_ADDRESS",
+        value_parser = values::healthz,
+        value_name = "ADDRESS:PORT"
+    )]
+    pub healthz_bind_address: Option<SocketAddr>,
+    /// Address of /metrics and /proxyMode; 127.0.0.1:10249 if not given.
+    #[arg(
+        long,
+        env = "SVCLB_METRICS_BIND_ADDRESS",
+        value_parser = values::metrics,
+        value_name = "ADDRESS:PORT"
+    )]
+    pub metrics_bind_address: Option<SocketAddr>,
+    /// An IPv6 address makes the two addresses above IPv6 ones where they are not given.
+    #[arg(long, env = "SVCLB_BIND_ADDRESS", value_name = "ADDRESS")]
+    pub bind_address: Option<IpAddr>,
+    /// How long idle flows are kept.
+    #[command(flatten)]
+    pub timeouts: Timeouts,
     /// Entries of maps that are made anew, as NAME=ENTRIES: flow_buckets, spill_buckets, frontend_buckets,
-    /// services, slot_pairs, backends, masquerade, affinity, source_ranges. Follows the machine's memory if not
+    /// services, slots, backends, masquerade, affinity, source_ranges. Follows the machine's memory if not
     /// given.
     #[arg(long, env = "SVCLB_MAP_SIZES", value_delimiter = ',', value_parser = map_size, value_name = "NAME=ENTRIES,...")]
     pub map_sizes: Vec<(&'static str, u32)>,
-    /// How logs look on stderr.
-    #[arg(long, env = "SVCLB_LOG_FORMAT", default_value = "text", value_name = "FORMAT")]
-    pub log_format: LogFormat,
+    /// How logs look on stderr: text if not given.
+    #[arg(long, env = "SVCLB_LOG_FORMAT", visible_alias = "logging-format", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+    /// How much is logged, where RUST_LOG does not say: from 4 on for debugging, from 6 on everything.
+    #[arg(short = 'v', long = "v", value_name = "LEVEL")]
+    pub verbosity: Option<u8>,
+    /// What is accepted for the sake of command lines for kube-proxy.
+    #[command(flatten)]
+    pub without_meaning: KubeProxyFlags,
+}
+
+/// How long an idle flow is kept. 0 is as if not given.
+#[derive(Args, Clone, Copy, Default, Debug)]
+pub struct Timeouts {
+    /// How long an idle TCP connection is kept; 24h if not given.
+    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
+    pub conntrack_tcp_timeout_established: Option<Duration>,
+    /// The same for a TCP connection that one side has closed; 1h if not given.
+    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
+    pub conntrack_tcp_timeout_close_wait: Option<Duration>,
+    /// The same for UDP without a reply so far; 30s if not given.
+    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
+    pub conntrack_udp_timeout: Option<Duration>,
+    /// The same for UDP with replies; 2m if not given.
+    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
+    pub conntrack_udp_timeout_stream: Option<Duration>,
+}
+
+impl Timeouts {
+    /// Seconds, by state, of what is given.
+    fn seconds(&self) -> Vec<(State, u32)> {
+        let by_state = [
+            (State::ESTABLISHED, self.conntrack_tcp_timeout_established),
+            (State::CLIENT_CLOSED, self.conntrack_tcp_timeout_close_wait),
+            (State::BACKEND_CLOSED, self.conntrack_tcp_timeout_close_wait),
+            (State::UNREPLIED, self.conntrack_udp_timeout),
+            (State::REPLIED, self.conntrack_udp_timeout_stream),
+        ];
+        let seconds = |timeout: Duration| u32::try_from(timeout.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
+        let given = by_state.into_iter().filter_map(|(state, timeout)| Some((state, seconds(timeout?))));
+        given.filter(|(_, seconds)| *seconds > 0).collect()
+    }
+}
+
+/// How it is told whether a source is local (kube-proxy's `detectLocalMode`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LocalMode {
+    /// It is in `--cluster-cidr`.
+    ClusterCidr,
+    /// It is in the podCIDRs of the own Node.
+    NodeCidr,
+    /// It comes by a bridge: not possible here.
+    BridgeInterface,
+    /// It comes by a device whose name begins so: not possible here.
+    InterfaceNamePrefix,
+}
+
+impl LocalMode {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::ClusterCidr, "ClusterCIDR"),
+        (Self::NodeCidr, "NodeCIDR"),
+        (Self::BridgeInterface, "BridgeInterface"),
+        (Self::InterfaceNamePrefix, "InterfaceNamePrefix"),
+    ];
+
+    fn name(self) -> &'static str {
+        Self::ALL.into_iter().find(|(mode, _)| *mode == self).map_or("", |(_, name)| name)
+    }
+}
+
+impl FromStr for LocalMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mode = Self::ALL.into_iter().find(|(_, name)| *name == text).map(|(mode, _)| mode);
+        mode.ok_or_else(|| "not one of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix".to_owned())
+    }
+}
+
+/// A mode of kube-proxy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProxyMode {
+    /// `iptables`
+    Iptables,
+    /// `ipvs`
+    Ipvs,
+    /// `nftables`
+    Nftables,
+}
+
+impl FromStr for ProxyMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "" | "iptables" => Ok(Self::Iptables),
+            "ipvs" => Ok(Self::Ipvs),
+            "nftables" => Ok(Self::Nftables),
+            _ => Err("not one of iptables, ipvs, nftables".to_owned()),
+        }
+    }
 }
 
 /// Where objects come from: exactly one.
@@ -86,7 +226,7 @@ pub struct SourceOptions {
     /// The API servers, not through a Service: the first that answers is used, the next when it fails. With
     /// --kubeconfig they replace the server named there; without, the service account's token and CA are
     /// used.
-    #[arg(long, env = "SVCLB_API_SERVER", alias = "master", value_delimiter = ',', value_name = "URL,...")]
+    #[arg(long, env = "SVCLB_API_SERVER", visible_alias = "master", value_delimiter = ',', value_name = "URL,...")]
     pub api_server: Vec<String>,
 }
 
@@ -134,8 +274,28 @@ fn map_size(text: &str) -> Result<(&'static str, u32), String> {
 }
 
 impl AgentOptions {
-    /// Checks what the flags' own parsers cannot.
-    pub fn check(&self) -> Result<(), OptionsError> {
+    /// Takes in the file of `--config` and checks what the flags' own parsers cannot. Returns what is to be
+    /// said about options that are not, or not wholly, honoured.
+    pub fn complete(&mut self) -> Result<Vec<String>, OptionsError> {
+        let mut warnings = self.without_meaning.warnings.clone();
+        if let Some(file) = self.config.clone() {
+            let failed = |reason: String| OptionsError(format!("--config {}: {reason}", file.display()));
+            let text = std::fs::read_to_string(&file).map_err(|error| failed(error.to_string()))?;
+            let in_file = kube_proxy_file::fill(self, &text).map_err(failed)?;
+            warnings.extend(in_file.into_iter().map(|warning| format!("--config {}: {warning}", file.display())));
+        }
+        self.check()?;
+        warnings.extend(self.check_local()?);
+        if let Some(address) = self.bind_address.filter(|address| !address.is_unspecified()) {
+            warnings.push(format!(
+                "the bind address {address} does not become this node's primary address: that is the Node object's; \
+                 --nodeport-addresses chooses where node ports are served"
+            ));
+        }
+        Ok(warnings)
+    }
+
+    fn check(&self) -> Result<(), OptionsError> {
         for family in Family::ALL {
             let of_family = self.cluster_cidr.iter().filter(|cidr| Family::of(cidr.network()) == family).count();
             if of_family > CLUSTER_CIDRS {
@@ -149,27 +309,95 @@ impl AgentOptions {
                 return Err(OptionsError(format!("--nodeport-addresses: {entry} is there twice")));
             }
         }
-        if self.healthz_bind_address.port() != 0 && self.healthz_bind_address == self.metrics_bind_address {
+        if self.healthz_bind_address().port() != 0 && self.healthz_bind_address() == self.metrics_bind_address() {
             let message = "--healthz-bind-address and --metrics-bind-address must differ";
             return Err(OptionsError(message.to_owned()));
         }
         Ok(())
     }
 
+    /// Whether local sources can be told as wanted. An agent that cannot would not masquerade what
+    /// kube-proxy does, without a sign, so it does not start.
+    fn check_local(&self) -> Result<Option<String>, OptionsError> {
+        let Some(mode) = self.detect_local_mode else { return Ok(None) };
+        let name = mode.name();
+        match (mode, self.cluster_cidr.is_empty()) {
+            (LocalMode::BridgeInterface | LocalMode::InterfaceNamePrefix, true) => Err(OptionsError(format!(
+                "--detect-local-mode {name} is not possible here: name the pods' prefixes with --cluster-cidr, which \
+                 then tell what is local, or use NodeCIDR"
+            ))),
+            (LocalMode::BridgeInterface | LocalMode::InterfaceNamePrefix, false) => {
+                Ok(Some(format!("--detect-local-mode {name} is not possible here: what --cluster-cidr names is local")))
+            }
+            (LocalMode::ClusterCidr, true) => Ok(Some(
+                "--detect-local-mode ClusterCIDR without --cluster-cidr: no source is local, and none is masqueraded \
+                 for being outside"
+                    .to_owned(),
+            )),
+            (LocalMode::NodeCidr, false) => {
+                Ok(Some("--detect-local-mode NodeCIDR: --cluster-cidr is not used".to_owned()))
+            }
+            (LocalMode::ClusterCidr, false) | (LocalMode::NodeCidr, true) => Ok(None),
+        }
+    }
+
     /// The name of this node: trimmed and in lower case, as Kubernetes does with host names.
     pub fn node_name(&self) -> std::io::Result<String> {
         let name = match &self.node_name {
-            Some(name) => name.clone(),
-            None => nix::sys::utsname::uname()?.nodename().to_string_lossy().into_owned(),
+            Some(name) if !name.trim().is_empty() => name.clone(),
+            _ => nix::sys::utsname::uname()?.nodename().to_string_lossy().into_owned(),
         };
         Ok(name.trim().to_lowercase())
     }
 
+    /// On which addresses node ports are served.
+    pub fn node_ports(&self) -> Vec<node_ports::Entry> {
+        if !self.nodeport_addresses.is_empty() {
+            return self.nodeport_addresses.clone();
+        }
+        vec![match self.proxy_mode {
+            None | Some(ProxyMode::Nftables) => node_ports::Entry::Primary,
+            Some(ProxyMode::Iptables | ProxyMode::Ipvs) => node_ports::Entry::All,
+        }]
+    }
+
+    /// Address of /healthz and /livez.
+    pub fn healthz_bind_address(&self) -> SocketAddr {
+        let host = if self.binds_v6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        self.healthz_bind_address.unwrap_or(SocketAddr::new(host, values::HEALTHZ_PORT))
+    }
+
+    /// Address of /metrics.
+    pub fn metrics_bind_address(&self) -> SocketAddr {
+        let host = if self.binds_v6() { Ipv6Addr::LOCALHOST.into() } else { Ipv4Addr::LOCALHOST.into() };
+        self.metrics_bind_address.unwrap_or(SocketAddr::new(host, values::METRICS_PORT))
+    }
+
+    fn binds_v6(&self) -> bool {
+        self.bind_address.is_some_and(|address| address.is_ipv6())
+    }
+
+    /// How logs look.
+    pub fn log_format(&self) -> LogFormat {
+        self.log_format.unwrap_or(LogFormat::Text)
+    }
+
+    /// What is logged, in the language of `RUST_LOG`.
+    pub const fn log_level(&self) -> &'static str {
+        match self.verbosity {
+            None | Some(0..=3) => "info",
+            Some(4..=5) => "info,svclb_userspace=debug",
+            Some(6..) => "info,svclb_userspace=trace",
+        }
+    }
+
     /// Settings of the packet path.
     pub fn settings(&self) -> Settings {
+        let by_node = self.detect_local_mode == Some(LocalMode::NodeCidr);
         Settings {
-            cluster_cidrs: self.cluster_cidr.iter().map(IpNet::trunc).collect(),
-            masquerade_all: self.masquerade_all,
+            cluster_cidrs: (!by_node).then(|| self.cluster_cidr.iter().map(IpNet::trunc).collect()),
+            masquerade_all: self.masquerade_all.unwrap_or(false),
+            timeouts: self.timeouts.seconds(),
         }
     }
 

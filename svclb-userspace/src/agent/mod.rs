@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use svclb_common::addr::{Addr4, Addr6};
-use svclb_common::config::Config;
+use svclb_common::config::{Config, flag};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval_at, sleep_until};
@@ -92,7 +92,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     config_table.write_config(&config)?;
     let settings = NodeSettings {
         name: node_name.as_str().into(),
-        node_ports: options.nodeport_addresses.clone(),
+        node_ports: options.node_ports(),
         external_ip_cidrs: options.external_ip_cidrs.clone(),
     };
     let v4 = BpfTables::take(&mut object, &options.bpffs, &config)?;
@@ -108,8 +108,8 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let (host_events, _watch) = host::watch(host_options, move |events: &[DeviceEvent]| attacher.apply(events))?;
 
     let health = Health::default();
-    servers::serve("healthz", options.healthz_bind_address, health.clone().router());
-    servers::serve("metrics", options.metrics_bind_address, crate::metrics::router(registry));
+    servers::serve("healthz", options.healthz_bind_address(), health.clone().router());
+    servers::serve("metrics", options.metrics_bind_address(), crate::metrics::router(registry));
     let needs_node = matches!(source, Source::Api { .. });
     source.start(events_in, problems_out)?;
     info!(node = node_name, version = env!("CARGO_PKG_VERSION"), adopted = before.layout != 0, "svclb agent runs");
@@ -124,6 +124,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         problems,
         started: Instant::now(),
         needs_node,
+        local: if options.settings().cluster_cidrs.is_some() { Local::Given } else { Local::ByNode },
         host_synced: false,
         hooked: BTreeSet::new(),
         ready: false,
@@ -163,6 +164,15 @@ impl Source {
     }
 }
 
+/// Who says which sources are local.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Local {
+    /// The options.
+    Given,
+    /// The podCIDRs of the own Node: nothing is written before they are known.
+    ByNode,
+}
+
 struct Agent {
     engine: Engine<BpfTables<Addr4>, BpfTables<Addr6>>,
     sweep: Sweep,
@@ -175,6 +185,7 @@ struct Agent {
     started: Instant,
     /// Without its Node object this node must not get traffic from load balancers.
     needs_node: bool,
+    local: Local,
     host_synced: bool,
     /// Devices with hooks, by index.
     hooked: BTreeSet<u32>,
@@ -198,7 +209,7 @@ impl Agent {
         let mut rebuild = interval_at(tokio::time::Instant::now() + REBUILD, REBUILD);
         loop {
             let retry = [self.retry, self.health_checks.again()].into_iter().flatten().min();
-            let incomplete = !self.engine.model().complete();
+            let incomplete = !self.engine.model().complete() || self.lacks_pod_cidrs();
             tokio::select! {
                 event = events.recv() => match event {
                     Some(event) => self.take(event),
@@ -210,7 +221,11 @@ impl Agent {
                 },
                 _ = missing.tick(), if incomplete => {
                     let kinds: Vec<String> = self.engine.model().missing().iter().map(ToString::to_string).collect();
-                    warn!("still waiting for the first list of {}", kinds.join(", "));
+                    if kinds.is_empty() {
+                        warn!("still waiting for podCIDRs in this node's Node object (--detect-local-mode NodeCIDR)");
+                    } else {
+                        warn!("still waiting for the first list of {}", kinds.join(", "));
+                    }
                 }
                 _ = check.tick() => self.check(),
                 _ = rebuild.tick() => self.rebuild(),
@@ -224,7 +239,7 @@ impl Agent {
             while let Ok(event) = host_events.try_recv() {
                 self.take_host(event);
             }
-            if self.host_synced && self.engine.model().complete() {
+            if self.host_synced && self.engine.model().complete() && self.follow_pod_cidrs() {
                 self.sync();
             }
         }
@@ -272,6 +287,34 @@ impl Agent {
                 self.metrics.devices.set(i64::try_from(self.hooked.len()).unwrap_or(i64::MAX));
             }
         }
+    }
+
+    /// Whether what is local is not known yet, here or from an earlier agent.
+    fn lacks_pod_cidrs(&self) -> bool {
+        let known = self.config.has(flag::CLUSTER_CIDRS4) || self.config.has(flag::CLUSTER_CIDRS6);
+        self.local == Local::ByNode && !known
+    }
+
+    /// Puts the Node's podCIDRs into CONFIG where they say what is local. Returns whether there are any: those
+    /// that were known stay when the Node has none.
+    fn follow_pod_cidrs(&mut self) -> bool {
+        let cidrs = self.engine.model().node().map(|node| node.pod_cidrs.as_slice()).unwrap_or_default();
+        if self.local == Local::Given || cidrs.is_empty() {
+            return !self.lacks_pod_cidrs();
+        }
+        let config = datapath_config::with_cluster_cidrs(&self.config, cidrs);
+        if config == self.config {
+            return true;
+        }
+        if let Err(error) = self.config_table.write_config(&config) {
+            warn!(%error, "cannot write the podCIDRs of this node; trying again");
+            self.retry = Some(Instant::now() + RETRY.1);
+            return false;
+        }
+        info!(?cidrs, "podCIDRs of this node: sources inside are local");
+        self.config = config;
+        self.engine.set_config(&self.config);
+        true
     }
 
     fn sync(&mut self) {

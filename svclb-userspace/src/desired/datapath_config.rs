@@ -15,10 +15,13 @@ const REFUSALS: u32 = 1_000;
 /// What an operator sets.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Settings {
-    /// `--cluster-cidr`, at most four of each family.
-    pub cluster_cidrs: Vec<IpNet>,
+    /// Prefixes of local sources, at most four of each family: `--cluster-cidr`, or none where those of the
+    /// Node will follow (see [`with_cluster_cidrs`]).
+    pub cluster_cidrs: Option<Vec<IpNet>>,
     /// `--masquerade-all`.
     pub masquerade_all: bool,
+    /// Timeouts in seconds that are other than svclb's own.
+    pub timeouts: Vec<(State, u32)>,
 }
 
 /// What two agents on one machine must not share.
@@ -35,11 +38,50 @@ pub struct Identity {
 /// where there was none. `hz` is the kernel's number of jiffies in a second.
 pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fresh: Identity) -> Config {
     let is_first = before.layout == 0;
-    let mut flags = if is_first { 0 } else { before.flags & flag::SECOND_HALF };
+    let mut flags = if is_first { 0 } else { before.flags & (flag::SECOND_HALF | CIDRS) };
+    if settings.masquerade_all {
+        flags |= flag::MASQUERADE_ALL;
+    }
+    let mut timeouts = [0; 16];
+    for (state, _, seconds) in State::ALL {
+        let wanted = settings.timeouts.iter().find(|(own, _)| own == state).map_or(*seconds, |(_, seconds)| *seconds);
+        if let Some(timeout) = timeouts.get_mut(usize::from(state.0)) {
+            let ticks = (u64::from(wanted) * hz).div_ceil(JIFFIES_PER_TICK);
+            *timeout = u32::try_from(ticks).unwrap_or(u32::MAX);
+        }
+    }
+    let bits_of_half = |words: u32| words * 32 - 1;
+    let config = Config {
+        layout: LAYOUT,
+        flags,
+        seed: if is_first { fresh.seed } else { before.seed },
+        mark: if is_first || before.mark == 0 { fresh.mark.max(1) } else { before.mark },
+        zero: 0,
+        refusals: REFUSALS,
+        ticks_per_second: u32::try_from(hz / JIFFIES_PER_TICK).unwrap_or(u32::MAX).max(1),
+        frontends: sizes.frontend_buckets - 1,
+        buckets: [[sizes.flow_buckets - 1, sizes.spill_buckets - 1]; 2],
+        interest: [[bits_of_half(sizes.interest_frontends); 2], [bits_of_half(sizes.interest_backends); 2]],
+        timeouts,
+        cluster_cidrs4: if is_first { [NOWHERE4; CLUSTER_CIDRS] } else { before.cluster_cidrs4 },
+        cluster_cidrs6: if is_first { [NOWHERE6; CLUSTER_CIDRS] } else { before.cluster_cidrs6 },
+    };
+    match &settings.cluster_cidrs {
+        Some(cidrs) => with_cluster_cidrs(&config, cidrs),
+        None => config,
+    }
+}
+
+/// Flags that say of which family there are prefixes.
+const CIDRS: u32 = flag::CLUSTER_CIDRS4 | flag::CLUSTER_CIDRS6;
+
+/// A value for CONFIG with other prefixes of local sources.
+pub fn with_cluster_cidrs(config: &Config, cidrs: &[IpNet]) -> Config {
+    let mut flags = config.flags & !CIDRS;
     let mut prefixes4 = [NOWHERE4; CLUSTER_CIDRS];
     let mut prefixes6 = [NOWHERE6; CLUSTER_CIDRS];
     let (mut slots4, mut slots6) = (prefixes4.iter_mut(), prefixes6.iter_mut());
-    for cidr in &settings.cluster_cidrs {
+    for cidr in cidrs {
         match cidr {
             IpNet::V4(cidr) => {
                 flags |= flag::CLUSTER_CIDRS4;
@@ -55,32 +97,7 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
             }
         }
     }
-    if settings.masquerade_all {
-        flags |= flag::MASQUERADE_ALL;
-    }
-    let mut timeouts = [0; 16];
-    for (state, _, seconds) in State::ALL {
-        if let Some(timeout) = timeouts.get_mut(usize::from(state.0)) {
-            let ticks = (u64::from(*seconds) * hz).div_ceil(JIFFIES_PER_TICK);
-            *timeout = u32::try_from(ticks).unwrap_or(u32::MAX);
-        }
-    }
-    let bits_of_half = |words: u32| words * 32 - 1;
-    Config {
-        layout: LAYOUT,
-        flags,
-        seed: if is_first { fresh.seed } else { before.seed },
-        mark: if is_first || before.mark == 0 { fresh.mark.max(1) } else { before.mark },
-        zero: 0,
-        refusals: REFUSALS,
-        ticks_per_second: u32::try_from(hz / JIFFIES_PER_TICK).unwrap_or(u32::MAX).max(1),
-        frontends: sizes.frontend_buckets - 1,
-        buckets: [[sizes.flow_buckets - 1, sizes.spill_buckets - 1]; 2],
-        interest: [[bits_of_half(sizes.interest_frontends); 2], [bits_of_half(sizes.interest_backends); 2]],
-        timeouts,
-        cluster_cidrs4: prefixes4,
-        cluster_cidrs6: prefixes6,
-    }
+    Config { flags, cluster_cidrs4: prefixes4, cluster_cidrs6: prefixes6, ..*config }
 }
 
 /// Prefixes that hold nothing: the mask leaves no bit of an address, and the network has all.
@@ -95,13 +112,36 @@ mod tests {
     fn seed_and_mark_survive_a_restart_and_settings_do_not() {
         let sizes = Sizes::for_memory(1 << 30);
         let empty: Config = zerocopy::FromZeros::new_zeroed();
-        let all = Settings { cluster_cidrs: vec!["10.0.0.0/8".parse().expect("a prefix")], masquerade_all: true };
+        let all = Settings {
+            cluster_cidrs: Some(vec!["10.0.0.0/8".parse().expect("a prefix")]),
+            masquerade_all: true,
+            timeouts: vec![(State::REPLIED, 300)],
+        };
         let first = config(&all, &sizes, 250, &empty, Identity { seed: 7, mark: 0 });
         assert_eq!((first.seed, first.mark, first.ticks_per_second), (7, 1, 15));
         assert_eq!(first.flags, flag::CLUSTER_CIDRS4 | flag::MASQUERADE_ALL);
         let switched = Config { flags: first.flags | flag::SECOND_HALF, ..first };
-        let second = config(&Settings::default(), &sizes, 250, &switched, Identity { seed: 8, mark: 9 });
+        let none = Settings { cluster_cidrs: Some(Vec::new()), ..Settings::default() };
+        let second = config(&none, &sizes, 250, &switched, Identity { seed: 8, mark: 9 });
         assert_eq!((second.seed, second.mark, second.flags), (7, 1, flag::SECOND_HALF));
+        assert_eq!(first.timeout(State::REPLIED), (300_u32 * 250).div_ceil(16));
+        assert_eq!(second.timeout(State::REPLIED), (120_u32 * 250).div_ceil(16));
+    }
+
+    #[test]
+    fn prefixes_that_are_not_known_yet_stay_as_they_were() {
+        let sizes = Sizes::for_memory(1 << 30);
+        let empty: Config = zerocopy::FromZeros::new_zeroed();
+        let identity = Identity { seed: 1, mark: 1 };
+        let later = Settings::default();
+        let fresh = config(&later, &sizes, 250, &empty, identity);
+        assert_eq!((fresh.flags, fresh.cluster_cidrs4), (0, [NOWHERE4; CLUSTER_CIDRS]));
+        let known = with_cluster_cidrs(&fresh, &["10.0.1.0/24".parse().expect("a prefix")]);
+        assert_eq!(known.flags, flag::CLUSTER_CIDRS4);
+        let again = config(&later, &sizes, 250, &known, identity);
+        assert_eq!((again.flags, again.cluster_cidrs4), (known.flags, known.cluster_cidrs4));
+        let other = with_cluster_cidrs(&again, &["fd00::/64".parse().expect("a prefix")]);
+        assert_eq!((other.flags, other.cluster_cidrs4), (flag::CLUSTER_CIDRS6, [NOWHERE4; CLUSTER_CIDRS]));
     }
 
     #[test]

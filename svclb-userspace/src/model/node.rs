@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::Family;
 
 /// What the own Node object says.
@@ -10,6 +12,8 @@ use super::Family;
 pub struct Node {
     /// `InternalIP` addresses in the order given, then the `ExternalIP` ones.
     pub addresses: Vec<IpAddr>,
+    /// The prefixes of this node's pods.
+    pub pod_cidrs: Vec<IpNet>,
     /// Label `topology.kubernetes.io/zone`; an empty one counts as absent.
     pub zone: Option<Arc<str>>,
     /// It has a deletion timestamp, or the cluster autoscaler's taint that says so.

@@ -126,6 +126,7 @@ fn node() -> impl Strategy<Value = Option<Node>> {
     let node = (0..3u8, 1..3u8).prop_map(|(zone, address)| Node {
         addresses: vec![ip(1, address)],
         zone: (zone != 0).then(|| zone.to_string().into()),
+        pod_cidrs: Vec::new(),
         leaving: false,
     });
     proptest::option::of(node)
