@@ -14,12 +14,17 @@ use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use k8s_openapi::jiff::Timestamp;
+use prometheus_client::metrics::{counter::Counter, family};
 use serde::Serialize;
 
+use crate::metrics::kube_proxy::CodeLabel;
 use crate::model::Family;
 
 /// How long a change may wait.
 pub const STUCK: Duration = Duration::from_mins(1);
+
+/// Answers by their status.
+type Counters = family::Family<CodeLabel, Counter>;
 
 /// What the agent tells and the server reads.
 #[derive(Clone, Default, Debug)]
@@ -130,15 +135,16 @@ impl Health {
         })
     }
 
-    fn response(&self, about_node: bool) -> impl IntoResponse + use<> {
+    fn response(&self, about_node: bool, counters: &Counters) -> impl IntoResponse + use<> {
         let (status, answer) = self.answer(about_node, Instant::now(), Timestamp::now());
+        counters.get_or_create(&CodeLabel { code: status.as_u16() }).inc();
         (status, [(header::X_CONTENT_TYPE_OPTIONS, "nosniff")], Json(answer))
     }
 
-    /// The server's paths.
-    pub fn router(self) -> axum::Router {
-        let healthz = get(|State(health): State<Self>| async move { health.response(true) });
-        let livez = get(|State(health): State<Self>| async move { health.response(false) });
+    /// The server's paths. Their answers are counted.
+    pub fn router(self, healthz: Counters, livez: Counters) -> axum::Router {
+        let healthz = get(|State(health): State<Self>| async move { health.response(true, &healthz) });
+        let livez = get(|State(health): State<Self>| async move { health.response(false, &livez) });
         axum::Router::new().route("/healthz", healthz).route("/livez", livez).with_state(self)
     }
 }

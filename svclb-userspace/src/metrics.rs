@@ -1,4 +1,7 @@
-//! /metrics and /proxyMode.
+//! /metrics and /proxyMode. Metrics under svclb's own names are here, those under kube-proxy's in
+//! [`kube_proxy`].
+
+pub mod kube_proxy;
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,11 +19,20 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 use svclb_common::verdict;
 
+use crate::model;
+use kube_proxy::KubeProxy;
+
 /// Label of metrics about a family.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 pub struct FamilyLabel {
     /// IPv4 or IPv6.
     pub ip_family: String,
+}
+
+impl From<model::Family> for FamilyLabel {
+    fn from(family: model::Family) -> Self {
+        Self { ip_family: family.to_string() }
+    }
 }
 
 /// Labels of bad objects.
@@ -35,6 +47,8 @@ pub struct ProblemLabels {
 /// The agent's own metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
+    /// Those under kube-proxy's names.
+    pub kube_proxy: KubeProxy,
     /// Time that synchronizations took, in seconds.
     pub sync_seconds: Histogram,
     /// Time from a change of endpoints, as its slice tells it, to the tables, in seconds.
@@ -69,9 +83,11 @@ impl Metrics {
     /// Metrics in a registry, the datapath's counters with them. `counters` reads COUNTERS, summed over
     /// CPUs.
     pub fn register(counters: impl CounterSource) -> (Self, Arc<Registry>) {
+        let mut root = Registry::default();
         let metrics = Self {
+            kube_proxy: KubeProxy::register(root.sub_registry_with_prefix("kubeproxy")),
             sync_seconds: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
-            programming_seconds: Histogram::new(programming_buckets()),
+            programming_seconds: kube_proxy::programming_histogram(),
             writes: Counter::default(),
             failures: Family::default(),
             services: Gauge::default(),
@@ -85,7 +101,7 @@ impl Metrics {
             devices: Gauge::default(),
             hook_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 14)),
         };
-        let mut registry = Registry::with_prefix("svclb");
+        let registry = root.sub_registry_with_prefix("svclb");
         let all = metrics.clone();
         registry.register("sync_duration_seconds", "Time that synchronizations took", all.sync_seconds);
         registry.register(
@@ -110,14 +126,8 @@ impl Metrics {
         registry.register("devices", "Devices with hooks", all.devices);
         registry.register("hook_duration_seconds", "Time from news of a device to its hooks", all.hook_seconds);
         registry.register_collector(Box::new(PacketCounters(counters)));
-        (metrics, Arc::new(registry))
+        (metrics, Arc::new(root))
     }
-}
-
-/// kube-proxy's buckets: seconds to a minute, then coarser to five minutes.
-fn programming_buckets() -> impl Iterator<Item = f64> {
-    let steps = |from: u32, to: u32, by: usize| (from..=to).step_by(by).map(f64::from);
-    std::iter::once(0.25).chain(steps(1, 59, 1)).chain(steps(60, 115, 5)).chain(steps(120, 300, 30))
 }
 
 /// Something that has the datapath's counters.
@@ -165,5 +175,8 @@ pub fn router(registry: Arc<Registry>) -> axum::Router {
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
         }
     });
-    axum::Router::new().route("/metrics", metrics).route("/proxyMode", get(|| async { "svclb" }))
+    // As with kube-proxy, this one only says that the server is there.
+    let healthz = get(|| async { "ok" });
+    let mode = get(|| async { "svclb" });
+    axum::Router::new().route("/metrics", metrics).route("/proxyMode", mode).route("/healthz", healthz)
 }

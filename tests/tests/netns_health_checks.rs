@@ -104,3 +104,28 @@ async fn load_balancers_hear_which_nodes_have_endpoints() -> Result<()> {
     scene.apply(&web(2, 32_001).replace("type: LoadBalancer", "type: NodePort"))?;
     expect(&mut scene, 32_001, [None, None]).await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn operators_hear_of_the_node_under_kube_proxys_paths_and_names() -> Result<()> {
+    let scene = &mut Scene::new(SceneOptions::default(), &web(1, 32_000)).await?;
+    let to = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    // Node 2 has no pod of the Service.
+    let netns = scene.lab.node(2).netns().clone();
+    let answer = async |port: u16, path: &str| get(&netns, to(port), path).await?.context("nobody listens");
+    let (status, body) = answer(10256, "/healthz").await?;
+    let body: Value = serde_json::from_str(&body)?;
+    ensure!(status == 200 && body["nodeEligible"] == true && body["healthy"] == true, "{status} {body}");
+    ensure!(answer(10256, "/livez").await?.0 == 200);
+    ensure!(answer(10249, "/proxyMode").await? == (200, "svclb".to_owned()));
+    let (_, metrics) = answer(10249, "/metrics").await?;
+    for line in [
+        r#"kubeproxy_proxy_healthz_total{code="200"} 1"#,
+        r#"kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="external"} 1"#,
+        r#"kubeproxy_sync_proxy_rules_no_local_endpoints_total{ip_family="IPv4",traffic_policy="internal"} 0"#,
+        "kubeproxy_sync_proxy_rules_service_changes_pending 0",
+        "svclb_health_check_listeners 2",
+    ] {
+        ensure!(metrics.lines().any(|own| own == line), "{line} is not in\n{metrics}");
+    }
+    Ok(())
+}

@@ -51,7 +51,7 @@ pub struct SyncReport {
     /// What failed, by family. It is tried again with the next synchronization.
     pub failures: Vec<(Family, Option<PortKey>, Failure)>,
     /// When the changes happened that are now written, see [`crate::model::store::Changes::times`].
-    pub change_times: Vec<SystemTime>,
+    pub change_times: Vec<(Family, SystemTime)>,
     /// Ports that want a frontend of another Service, and that Service's port.
     pub rivals: Vec<(PortKey, PortKey)>,
 }
@@ -222,12 +222,14 @@ pub struct FamilyEngine<A: FamilyAddress, T> {
     tables: T,
     /// The ports that each Service has in this family.
     ports: HashMap<ServiceName, Vec<PortKey>>,
+    /// Services with ports that lack a local endpoint, and how many ports: see [`lacks_local`](crate::desired::PortTables::lacks_local).
+    no_local: HashMap<ServiceName, [usize; 2]>,
 }
 
 impl<A: FamilyAddress, T: Tables<A>> FamilyEngine<A, T> {
     fn new(tables: T, config: &Config) -> Result<Self, TableError> {
         let planner = Planner::new(tables.read()?, *config, &tables.limits());
-        Ok(Self { planner, tables, ports: HashMap::default() })
+        Ok(Self { planner, tables, ports: HashMap::default(), no_local: HashMap::default() })
     }
 
     /// What is wanted and written.
@@ -240,13 +242,23 @@ impl<A: FamilyAddress, T: Tables<A>> FamilyEngine<A, T> {
         &self.tables
     }
 
+    /// How many ports this node drops packets of, as the internal, or the external, policy is Local and
+    /// only other nodes have endpoints.
+    pub fn no_local_endpoints(&self) -> [usize; 2] {
+        self.no_local.values().fold([0; 2], |sum, own| [sum[0] + own[0], sum[1] + own[1]])
+    }
+
     /// Computes a Service's tables anew. Returns the ports of other Services that want the same.
     fn update(&mut self, name: &ServiceName, model: &Model, place: &Place) -> Vec<(PortKey, PortKey)> {
         let service = model.service(name);
         let wanted = service.map(|service| services::tables::<A>(service, &model.slices(name), place));
         let mut rivals = Vec::new();
         let mut ports = Vec::new();
+        let mut no_local = [0; 2];
         for (key, tables) in wanted.unwrap_or_default() {
+            for (count, lacks) in no_local.iter_mut().zip(tables.lacks_local()) {
+                *count += usize::from(lacks);
+            }
             let others: BTreeSet<PortKey> = self.planner.want(&key, Some(tables)).into_iter().collect();
             rivals.extend(others.into_iter().map(|other| (key.clone(), other)));
             ports.push(key);
@@ -258,6 +270,11 @@ impl<A: FamilyAddress, T: Tables<A>> FamilyEngine<A, T> {
         }
         if !ports.is_empty() {
             self.ports.insert(name.clone(), ports);
+        }
+        if no_local == [0; 2] {
+            self.no_local.remove(name);
+        } else {
+            self.no_local.insert(name.clone(), no_local);
         }
         rivals
     }

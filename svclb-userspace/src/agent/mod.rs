@@ -16,7 +16,7 @@ pub mod sweep;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use svclb_common::addr::{Addr4, Addr6};
@@ -44,7 +44,7 @@ use crate::tables::{ConfigTable as _, Failure, switch_halves};
 use devices::{DeviceMap, PacketCounters};
 use engine::{Engine, NodeSettings};
 use health_checks::HealthChecks;
-use report::label;
+use report::{label, unix_seconds};
 use sweep::Sweep;
 
 /// How often everything is computed anew and compared with the kernel's maps.
@@ -108,7 +108,9 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let (host_events, _watch) = host::watch(host_options, move |events: &[DeviceEvent]| attacher.apply(events))?;
 
     let health = Health::default();
-    servers::serve("healthz", options.healthz_bind_address(), health.clone().router());
+    let answered = metrics.kube_proxy.clone();
+    let router = health.clone().router(answered.healthz, answered.livez);
+    servers::serve("healthz", options.healthz_bind_address(), router);
     servers::serve("metrics", options.metrics_bind_address(), crate::metrics::router(registry));
     let needs_node = matches!(source, Source::Api { .. });
     source.start(events_in, problems_out)?;
@@ -123,6 +125,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         metrics,
         problems,
         started: Instant::now(),
+        started_at: SystemTime::now(),
         needs_node,
         local: if options.settings().cluster_cidrs.is_some() { Local::Given } else { Local::ByNode },
         host_synced: false,
@@ -183,6 +186,7 @@ struct Agent {
     metrics: Metrics,
     problems: UnboundedSender<Problem>,
     started: Instant,
+    started_at: SystemTime,
     /// Without its Node object this node must not get traffic from load balancers.
     needs_node: bool,
     local: Local,
@@ -253,6 +257,7 @@ impl Agent {
             return;
         }
         self.health.waiting(Instant::now());
+        self.metrics.kube_proxy.heard(&event, unix_seconds());
         self.engine.apply(event);
     }
 
@@ -330,6 +335,9 @@ impl Agent {
         };
         for family in Family::ALL {
             self.health.synced(family, broken(family) == 0);
+            if broken(family) == 0 {
+                self.metrics.kube_proxy.last_sync.get_or_create(&label(family)).set(unix_seconds());
+            }
         }
         self.report_failures(&report);
         self.follow_health_checks();

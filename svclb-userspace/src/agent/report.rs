@@ -1,12 +1,13 @@
 //! What the agent says of its work: logs, metrics, Events, readiness.
 
 use std::io::Write as _;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tracing::{debug, error, info, warn};
 
 use super::Agent;
 use super::engine::SyncReport;
+use crate::metrics::kube_proxy::PolicyLabels;
 use crate::metrics::{FamilyLabel, ProblemLabels};
 use crate::model::{Family, Object, Problem};
 
@@ -29,6 +30,9 @@ impl Agent {
             return;
         }
         self.metrics.sync_seconds.observe(took.as_secs_f64());
+        for family in Family::ALL {
+            self.metrics.kube_proxy.sync_seconds.get_or_create(&label(family)).observe(took.as_secs_f64());
+        }
         self.metrics.writes.inc_by(report.writes as u64);
         let (services, writes, failures) = (report.services, report.writes, report.failures.len());
         if self.ready {
@@ -62,9 +66,17 @@ impl Agent {
             self.metrics.backend_numbers.get_or_create(&label(family)).set(count(backends));
         }
         if report.failures.is_empty() {
-            let now = k8s_openapi::jiff::Timestamp::now();
-            self.metrics.last_sync.set(now.as_duration().as_secs_f64());
+            self.metrics.last_sync.set(unix_seconds());
         }
+        let lacking = [(Family::V4, v4.no_local_endpoints()), (Family::V6, v6.no_local_endpoints())];
+        for (family, ports) in lacking {
+            for (traffic_policy, ports) in ["internal", "external"].into_iter().zip(ports) {
+                let labels = PolicyLabels { ip_family: family.to_string(), traffic_policy };
+                self.metrics.kube_proxy.no_local_endpoints.get_or_create(&labels).set(count(ports));
+            }
+        }
+        self.metrics.kube_proxy.endpoint_changes_pending.set(0);
+        self.metrics.kube_proxy.service_changes_pending.set(0);
         let eligible = self.engine.model().node().map_or(!self.needs_node, |node| !node.leaving);
         self.health.set_node_eligible(eligible);
     }
@@ -72,10 +84,12 @@ impl Agent {
     /// Time from a change of endpoints to its tables. With a failure nobody knows which are written.
     pub(super) fn note_latency(&self, report: &SyncReport) {
         if report.failures.is_empty() {
-            for time in &report.change_times {
-                // A clock ahead of this node's gives no time that could be counted.
-                if let Ok(latency) = time.elapsed() {
+            let now = SystemTime::now();
+            for (family, time) in &report.change_times {
+                if let Some(latency) = latency(*time, self.started_at, now) {
                     self.metrics.programming_seconds.observe(latency.as_secs_f64());
+                    let of_family = self.metrics.kube_proxy.programming_seconds.get_or_create(&label(*family));
+                    of_family.observe(latency.as_secs_f64());
                 }
             }
         }
@@ -111,5 +125,29 @@ impl Agent {
 }
 
 pub(super) fn label(family: Family) -> FamilyLabel {
-    FamilyLabel { ip_family: family.to_string() }
+    family.into()
+}
+
+/// Now, in seconds since 1970.
+pub(super) fn unix_seconds() -> f64 {
+    k8s_openapi::jiff::Timestamp::now().as_duration().as_secs_f64()
+}
+
+/// How long a change took to get into the tables. None for one from before the agent's start, which it did
+/// not wait for, and for one from the future: somebody's clock is ahead.
+fn latency(changed: SystemTime, started: SystemTime, now: SystemTime) -> Option<Duration> {
+    (changed >= started).then(|| now.duration_since(changed).ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_the_agent_was_there_for_has_a_latency() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert_eq!(latency(at(10), at(10), at(13)), Some(Duration::from_secs(3)));
+        assert_eq!(latency(at(9), at(10), at(13)), None);
+        assert_eq!(latency(at(14), at(10), at(13)), None);
+    }
 }

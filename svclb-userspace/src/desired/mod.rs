@@ -25,6 +25,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use svclb_common::addr::Be16;
 use svclb_common::schema::ServiceKey;
+use svclb_common::service::{backend_flag, flag, scope};
 
 use crate::model::FamilyAddress;
 use sorted::Sorted;
@@ -73,6 +74,17 @@ pub struct PortTables<A: FamilyAddress> {
 }
 
 impl<A: FamilyAddress> PortTables<A> {
+    /// Whether packets to the frontends of the internal and of the external traffic policy are dropped on
+    /// this node: the policy is Local, and only other nodes have endpoints.
+    pub fn lacks_local(&self) -> [bool; 2] {
+        let elsewhere = self.flags & flag::HAS_ENDPOINTS != 0 && self.list(backend_flag::IN_LOCAL).next().is_none();
+        let external = [scope::NODE_PORT, scope::LOAD_BALANCER, scope::EXTERNAL];
+        let has = |scopes: &[u8]| self.frontends.iter().any(|(_, scope)| scopes.contains(scope));
+        let internal_local = self.flags & flag::INTERNAL_LOCAL != 0 && has(&[scope::CLUSTER]);
+        let external_local = self.flags & flag::EXTERNAL_LOCAL != 0 && has(&external);
+        [elsewhere && internal_local, elsewhere && external_local]
+    }
+
     /// The endpoints of a list, in the order of the slots.
     pub fn list(&self, flag: u8) -> impl Iterator<Item = &Target<A>> {
         self.backends.iter().filter(move |(_, lists)| *lists & flag != 0).map(|(target, _)| target)

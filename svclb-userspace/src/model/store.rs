@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use crate::hashing::{HashMap, HashSet};
 
-use super::{Event, Kind, Node, Service, ServiceName, Slice, SliceName};
+use super::{Event, Family, Kind, Node, Service, ServiceName, Slice, SliceName};
 
 /// Everything the source told, and what changed since it was last asked.
 #[derive(Default, Debug)]
@@ -20,7 +20,8 @@ pub struct Model {
     listed: BTreeSet<Kind>,
     relist: Relist,
     changed: BTreeSet<ServiceName>,
-    change_times: Vec<SystemTime>,
+    /// When the changes of slices happened; a slice that is gone has none.
+    change_times: HashMap<SliceName, (Family, Vec<SystemTime>)>,
     node_changed: bool,
 }
 
@@ -40,8 +41,8 @@ pub struct Changes {
     /// The own Node changed: all Services may differ.
     pub node: bool,
     /// When the changes of endpoints happened, as far as the slices say so. Those of first lists are left
-    /// out: nobody waited for them.
-    pub times: Vec<SystemTime>,
+    /// out, as nobody waited for them, and those of slices that are gone.
+    pub times: Vec<(Family, SystemTime)>,
 }
 
 impl Model {
@@ -78,7 +79,10 @@ impl Model {
         Changes {
             services: std::mem::take(&mut self.changed),
             node: std::mem::take(&mut self.node_changed),
-            times: std::mem::take(&mut self.change_times),
+            times: std::mem::take(&mut self.change_times)
+                .into_values()
+                .flat_map(|(family, times)| times.into_iter().map(move |time| (family, time)))
+                .collect(),
         }
     }
 
@@ -160,6 +164,7 @@ impl Model {
             self.slice_deleted(&slice.name);
         }
         let owner = slice.service.clone();
+        let (name, family) = (slice.name.clone(), slice.family);
         let changed = slice.changed.filter(|_| self.listed.contains(&Kind::Slice));
         let slices = self.slices.entry(owner.clone()).or_insert_with(|| Vec::with_capacity(1));
         match slices.binary_search_by(|own| own.name.cmp(&slice.name)) {
@@ -171,11 +176,14 @@ impl Model {
             }
         }
         self.changed.insert(owner);
-        self.change_times.extend(changed);
+        if let Some(changed) = changed {
+            self.change_times.entry(name).or_insert((family, Vec::new())).1.push(changed);
+        }
     }
 
     fn slice_deleted(&mut self, name: &SliceName) {
         let Some(owner) = self.slice_owner.remove(name) else { return };
+        self.change_times.remove(name);
         if let Some(slices) = self.slices.get_mut(&owner) {
             slices.retain(|slice| slice.name != *name);
             if slices.is_empty() {

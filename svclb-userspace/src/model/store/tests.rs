@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use super::Model;
 use crate::model::{Event, Family, Kind, Node, Service, ServiceKind, ServiceName, Slice, SliceName};
@@ -115,4 +116,23 @@ fn a_node_that_is_not_listed_again_is_gone() {
     model.apply(Event::ListStarted(Kind::Node));
     model.apply(Event::Listed(Kind::Node));
     assert!(model.node().is_none());
+}
+
+#[test]
+fn changes_of_slices_have_times_unless_nobody_waited_or_the_slice_is_gone() {
+    let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let changed = |name: &str, seconds| {
+        let slice = Slice { changed: Some(at(seconds)), ..(*slice(name, "web")).clone() };
+        Event::SliceApplied(Arc::new(slice))
+    };
+    let mut model = Model::default();
+    model.apply(changed("a", 1));
+    model.apply(Event::Listed(Kind::Slice));
+    assert_eq!(model.take_changes().times, [], "of a first list");
+    model.apply(changed("a", 2));
+    model.apply(changed("a", 3));
+    model.apply(changed("b", 4));
+    model.apply(Event::SliceDeleted(SliceName { namespace: "default".into(), name: "b".into() }));
+    assert_eq!(model.take_changes().times, [(Family::V4, at(2)), (Family::V4, at(3))]);
+    assert_eq!(model.take_changes().times, []);
 }
