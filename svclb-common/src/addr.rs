@@ -75,6 +75,8 @@ pub trait Address:
     const IS_V6: bool;
     /// Length of a full prefix in bits.
     const BITS: u32;
+    /// The loopback address.
+    const LOOPBACK: Self;
 
     /// The address as 64-bit words for hashing; the second is 0 for IPv4.
     fn words(self) -> (u64, u64);
@@ -84,6 +86,10 @@ pub trait Address:
     fn within(self, network: Self, mask: Self) -> bool;
     /// Multicast, or the limited broadcast: never answered by a refusal.
     fn is_group(self) -> bool;
+    /// A loopback address.
+    fn is_loopback(self) -> bool;
+    /// The one of this family.
+    fn either(v4: Addr4, v6: Addr6) -> Self;
 }
 
 /// An IPv4 address.
@@ -102,6 +108,7 @@ impl Address for Addr4 {
     type Line = u32;
     const IS_V6: bool = false;
     const BITS: u32 = 32;
+    const LOOPBACK: Self = Self(u32::from_be(0x7f00_0001));
 
     #[inline(always)]
     fn words(self) -> (u64, u64) {
@@ -122,6 +129,16 @@ impl Address for Addr4 {
     fn is_group(self) -> bool {
         u32::from_be(self.0) >> 28 == 0xe || self.0 == u32::MAX
     }
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        u32::from_be(self.0) >> 24 == 127
+    }
+
+    #[inline(always)]
+    fn either(v4: Addr4, _v6: Addr6) -> Self {
+        v4
+    }
 }
 
 impl Address for Addr6 {
@@ -130,6 +147,7 @@ impl Address for Addr6 {
     type Line = [u32; 5];
     const IS_V6: bool = true;
     const BITS: u32 = 128;
+    const LOOPBACK: Self = Self([0, 0, 0, u32::from_be(1)]);
 
     #[inline(always)]
     fn words(self) -> (u64, u64) {
@@ -152,6 +170,16 @@ impl Address for Addr6 {
     #[inline(always)]
     fn is_group(self) -> bool {
         u32::from_be(self.0[0]) >> 24 == 0xff
+    }
+
+    #[inline(always)]
+    fn is_loopback(self) -> bool {
+        self == Self::LOOPBACK
+    }
+
+    #[inline(always)]
+    fn either(_v4: Addr4, v6: Addr6) -> Self {
+        v6
     }
 }
 

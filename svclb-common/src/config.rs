@@ -64,6 +64,14 @@ pub struct Config {
     pub cluster_cidrs4: [Prefix<Addr4>; CLUSTER_CIDRS],
     /// `--cluster-cidr` of IPv6.
     pub cluster_cidrs6: [Prefix<Addr6>; CLUSTER_CIDRS],
+    /// The kernel's cookie of the network namespace whose processes are served; 0 without socket load balancing.
+    pub namespace: u64,
+    /// The node's address: the client that its processes are to source ranges and session affinity. 0 without one.
+    pub node4: Addr4,
+    /// The same for IPv6.
+    pub node6: Addr6,
+    /// Always 0.
+    pub zero2: u32,
 }
 
 impl Config {
@@ -133,6 +141,8 @@ pub struct Sizes {
     pub affinity: u32,
     /// Source ranges of all Services.
     pub source_ranges: u32,
+    /// Entries of SOCKETS: two for each frontend that a socket of this node talks to.
+    pub sockets: u32,
 }
 
 impl Sizes {
@@ -157,6 +167,7 @@ impl Sizes {
             masquerade: flow_buckets / 16 * 17 * WAYS as u32,
             affinity: 65_536,
             source_ranges: 16_384,
+            sockets: 16_384,
         }
     }
 
@@ -173,6 +184,7 @@ impl Sizes {
             "masquerade" => &mut self.masquerade,
             "affinity" => &mut self.affinity,
             "source_ranges" => &mut self.source_ranges,
+            "sockets" => &mut self.sockets,
             _ => panic!("no map size has this name"),
         }
     }

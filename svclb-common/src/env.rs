@@ -11,7 +11,7 @@ use crate::flow_table::{self, By, Change, Inserted, Lookup, NewFlow, Sought};
 use crate::parse::Network;
 use crate::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Device, Masquerade, MasqueradeKey, Service, ServiceKey, ServiceRef,
-    SourceRangeKey, Way,
+    SocketKey, SocketPeer, SourceRangeKey, Way,
 };
 use crate::snat_port::{self, Claim};
 use crate::verdict::Counter;
@@ -84,6 +84,10 @@ pub trait Tables<A: Address> {
     fn set_affinity(&self, key: &AffinityKey<A>, value: &Affinity) -> bool;
     /// Whether SOURCE_RANGES has a prefix of the key.
     fn in_source_range(&self, key: &SourceRangeKey<A>) -> bool;
+    /// SOCKETS.
+    fn socket(&self, key: &SocketKey<A>) -> Option<SocketPeer<A>>;
+    /// Writes SOCKETS; what was not used for long makes room.
+    fn set_socket(&self, key: &SocketKey<A>, value: &SocketPeer<A>);
     /// MASQUERADE.
     fn masquerade(&self, key: &MasqueradeKey<A>) -> Option<Masquerade<A>>;
     /// Enters a key that must not exist yet; `false` if it does or the table is full.

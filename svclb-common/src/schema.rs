@@ -7,12 +7,15 @@
 //!
 //! A change of any of these types changes [`LAYOUT`]: an agent refuses pinned maps of another layout.
 
+mod socket;
+
+pub use self::socket::{SocketKey, SocketPeer, side};
 use crate::addr::{Addr4, Addr6, Address, Be16, Endpoint};
 use crate::wire::ethernet::Mac;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Number of the layout below. Any change of a type, a map or a constant here raises it.
-pub const LAYOUT: u32 = 3;
+pub const LAYOUT: u32 = 4;
 
 /// A type without padding, which may cross between the kernel and the agent as bytes.
 ///
@@ -52,6 +55,10 @@ plain! {
     Masquerade<Addr4>: 4 + 2 + 1 + 1 + 4,
     Masquerade<Addr6>: 16 + 2 + 1 + 1 + 4,
     Device: 1 + 1 + 6 + 4 + 4 + 16,
+    SocketKey<Addr4>: 8 + 4 + 2 + 1 + 1,
+    SocketKey<Addr6>: 8 + 16 + 2 + 1 + 1,
+    SocketPeer<Addr4>: 4 + 2 + 2 + 4 + 4,
+    SocketPeer<Addr6>: 16 + 2 + 2 + 4 + 4,
     ServiceCounters: 8 + 4 + 4,
     SlotPair: 2 * 4,
     Way<Addr4>: 3 * 4 + 3 * 2 + 2 + 4 + 4 + 4,
@@ -63,7 +70,7 @@ plain! {
     Details<Addr4>: WAYS * 12,
     Details<Addr6>: WAYS * 24,
     RefusalBudget: 4 + 4,
-    crate::config::Config: 4 + 4 + 8 + 2 + 2 + 4 + 4 + 4 + 2 * 8 + 2 * 8 + 4 * 16 + 4 * 8 + 4 * 32,
+    crate::config::Config: 4 + 4 + 8 + 2 + 2 + 4 + 4 + 4 + 2 * 8 + 2 * 8 + 4 * 16 + 4 * 8 + 4 * 32 + 8 + 4 + 16 + 4,
 }
 
 /// Ways of a bucket: 0.4 % of the flows spill at 40 % load (2 % with 4 ways). With its head a bucket then is 256
@@ -484,6 +491,8 @@ pub enum Kind {
     /// Hash whose entries are allocated as they come (`BPF_F_NO_PREALLOC`): for what the agent alone adds to,
     /// which tries again when there is no memory.
     GrowingHash,
+    /// Hash that forgets what was not used for long when it is full.
+    LruHash,
     /// Longest prefix match trie.
     LpmTrie,
 }
@@ -557,6 +566,8 @@ maps! {
     AFFINITY6 Hash [AffinityKey<Addr6> => Affinity] SizedBy("affinity"), "the same for IPv6";
     SOURCE_RANGES4 LpmTrie [SourceRangeKey<Addr4> => u32] SizedBy("source_ranges"), "clients that a load balancer address admits";
     SOURCE_RANGES6 LpmTrie [SourceRangeKey<Addr6> => u32] SizedBy("source_ranges"), "the same for IPv6";
+    SOCKETS4 LruHash [SocketKey<Addr4> => SocketPeer<Addr4>] SizedBy("sockets"), "socket of this node and frontend -> backend, and back";
+    SOCKETS6 LruHash [SocketKey<Addr6> => SocketPeer<Addr6>] SizedBy("sockets"), "the same for IPv6";
     DEVICES GrowingHash [u32 => Device] Fixed(16_384), "interface index -> role, masquerade addresses";
     COUNTERS PerCpuArray [u32 => u64] Fixed(crate::verdict::COUNTER_SLOTS), "verdicts, drop reasons and events";
     SERVICE_COUNTERS4 PerCpuArray [u32 => ServiceCounters] SizedBy("services"), "per Service: flows, refused, dropped";

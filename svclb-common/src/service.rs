@@ -1,10 +1,9 @@
 //! Services and backends as the datapath sees them: the constants in their records, and the lookup
 //! of a frontend.
 
-use crate::addr::Address;
+use crate::addr::{Address, Endpoint};
 use crate::env::{Env, Peek, Tables};
 use crate::frontend_table;
-use crate::parse::Headers;
 use crate::schema::{Backend, BackendRef, Service, ServiceKey, ServiceRef};
 
 /// Role of a frontend: which policy holds for packets sent to it.
@@ -60,7 +59,7 @@ pub mod role {
     pub const TUNNEL: u8 = 3;
 }
 
-/// What SERVICES says of the destination of a packet.
+/// What SERVICES says of what a client addresses.
 pub enum Frontend {
     /// No Service.
     None,
@@ -72,17 +71,17 @@ pub enum Frontend {
     Unsettled,
 }
 
-/// Looks up the destination of a packet. Cost: one bucket of SERVICES, two for an address without that port.
+/// Looks up what a client addresses. Cost: one bucket of SERVICES, two for an address without that port.
 #[inline(always)]
-pub fn frontend<A: Address, E: Env + Tables<A>>(env: &E, headers: &Headers<A>) -> Frontend {
-    let key = ServiceKey::new(headers.destination, headers.destination_port, headers.protocol);
+pub fn frontend<A: Address, E: Env + Tables<A>>(env: &E, at: Endpoint<A>, protocol: u8) -> Frontend {
+    let key = ServiceKey::new(at.address, at.port, protocol);
     let mut found = ServiceRef::default();
     match frontend_table::find(env, &key, &mut found) {
         Peek::BUSY => return Frontend::Unsettled,
         seen if seen.is_found() => return Frontend::Port(found),
         _ => {}
     }
-    match frontend_table::find(env, &ServiceKey::cluster_ip(headers.destination), &mut found) {
+    match frontend_table::find(env, &ServiceKey::cluster_ip(at.address), &mut found) {
         Peek::BUSY => Frontend::Unsettled,
         seen if seen.is_found() => Frontend::UnknownPort,
         _ => Frontend::None,

@@ -117,6 +117,10 @@ counters! {
     ReplyLifted = 14 "reply_lifted",
     /// ICMP errors whose quotation was translated.
     IcmpTranslated = 15 "icmp_translated",
+    /// Connections and datagrams of this node's own processes whose destination became a backend.
+    SocketTranslated = 16 "socket_translated",
+    /// Peers shown to this node's own processes that became the frontend.
+    SocketPeerTranslated = 17 "socket_peer_translated",
     /// Flows made.
     FlowCreated = 20 "flow_created",
     /// Flows that replaced an older flow of the same client and frontend.
@@ -135,6 +139,8 @@ counters! {
     RefusedNoEndpoint = 30 "refused_no_endpoint",
     /// Refused with a reset or an ICMP error: no Service has this port of a cluster IP.
     RefusedUnknownPort = 31 "refused_unknown_port",
+    /// Connections and datagrams of this node's own processes that nobody serves, refused by an error at once.
+    RefusedSocket = 32 "refused_socket",
     /// Drop: a traffic policy allows only endpoints of this node, and there is none.
     NoLocalEndpoint = 40 "drop_no_local_endpoint",
     /// Drop: the client is outside the Service's source ranges.

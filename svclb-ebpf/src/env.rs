@@ -18,7 +18,7 @@ use svclb_common::flow_table::{self, By, Change, Inserted, Lookup, NewFlow, Soug
 use svclb_common::interest;
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Device, Masquerade, MasqueradeKey, Service, ServiceCounters,
-    ServiceKey, ServiceRef, SlotPair, SourceRangeKey, WAYS, Way,
+    ServiceKey, ServiceRef, SlotPair, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
 };
 use svclb_common::snat_port::{self, Claim};
 use svclb_common::verdict::Counter;
@@ -53,7 +53,7 @@ pub(crate) struct Kernel {
 impl Kernel {
     /// For what looks only at tables.
     #[inline(always)]
-    const fn without_packet(config: &'static Config) -> Self {
+    pub(crate) const fn without_packet(config: &'static Config) -> Self {
         Self { config, skb: Skb { ctx: core::ptr::null_mut() } }
     }
 }
@@ -192,7 +192,7 @@ const INSERTED_CONFLICT: u32 = Inserted::Conflict as u32;
 macro_rules! tables {
     ($address:ty, $masquerade:ident, $interest_frontends:ident, $interest_backends:ident, $services:ident,
      $service:ident, $slots:ident, $backends:ident, $flows:ident, $details:ident, $spill:ident,
-     $spill_details:ident, $find_entry:ident, $insert:ident, $locate:ident, $choose:ident, $enter_claim:ident, $masquerades:ident, $affinity:ident, $ranges:ident, $counters:ident) => {
+     $spill_details:ident, $find_entry:ident, $insert:ident, $locate:ident, $choose:ident, $enter_claim:ident, $masquerades:ident, $affinity:ident, $ranges:ident, $sockets:ident, $counters:ident) => {
         /// [`flow_table::find_entry`] for one family.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -351,6 +351,18 @@ macro_rules! tables {
             }
 
             #[inline(always)]
+            fn socket(&self, key: &SocketKey<$address>) -> Option<SocketPeer<$address>> {
+                // SAFETY: plain data, copied at once; only its socket's process writes it.
+                unsafe { maps::$sockets.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn set_socket(&self, key: &SocketKey<$address>, value: &SocketPeer<$address>) {
+                // A table of this kind is never full; if the kernel cannot write, the process sees the backend.
+                let _written = maps::$sockets.insert(key, value, BPF_ANY.into());
+            }
+
+            #[inline(always)]
             fn masquerade(&self, key: &MasqueradeKey<$address>) -> Option<Masquerade<$address>> {
                 // SAFETY: plain data, copied at once; an entry that changes hands meanwhile had expired.
                 unsafe { maps::$masquerades.get(key) }.copied()
@@ -492,6 +504,7 @@ tables!(
     MASQUERADE4,
     AFFINITY4,
     SOURCE_RANGES4,
+    SOCKETS4,
     SERVICE_COUNTERS4
 );
 tables!(
@@ -515,5 +528,6 @@ tables!(
     MASQUERADE6,
     AFFINITY6,
     SOURCE_RANGES6,
+    SOCKETS6,
     SERVICE_COUNTERS6
 );

@@ -1,8 +1,8 @@
 //! The kernel object of svclb.
 //!
 //! Adapters only: [`maps`] declares the tables of [`svclb_common::schema`], [`packet`] and [`env`] put
-//! `sk_buff`, maps and helpers behind the traits of svclb-common, and [`tc`] has the entry points. What
-//! happens to a packet is decided in `svclb_common::datapath`.
+//! `sk_buff`, maps and helpers behind the traits of svclb-common, and [`tc`] and [`sock`] have the entry points. What
+//! happens to a packet or a socket is decided in `svclb_common::datapath`.
 //!
 //! For any other target than BPF this is an empty program, so that the whole workspace builds anywhere.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(core_intrinsics, asm_experimental_arch))]
@@ -16,6 +16,8 @@ mod env;
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;
+#[cfg(target_arch = "bpf")]
+mod sock;
 #[cfg(target_arch = "bpf")]
 mod tc;
 

@@ -49,6 +49,14 @@ pub struct AgentOptions {
     /// How programs are attached to devices: auto, tcx or clsact.
     #[arg(long, env = "SVCLB_ATTACH", default_value = "auto", value_name = "WAY")]
     pub attach: attach::Mode,
+    /// Whose sockets are led to Services besides packets: off (nobody's), or host (those of processes of the node
+    /// itself).
+    #[arg(long, env = "SVCLB_SOCKET_LB", default_value = "host", value_name = "WHOSE")]
+    pub socket_lb: SocketLb,
+    /// Folder of the cgroup whose processes --socket-lb serves; the root of the cgroup2 file system that is mounted
+    /// if not given.
+    #[arg(long, env = "SVCLB_CGROUP", value_name = "DIR")]
+    pub cgroup: Option<PathBuf>,
     /// Prefixes of the cluster's pods: sources outside are masqueraded when they use a cluster IP.
     #[arg(long, env = "SVCLB_CLUSTER_CIDR", value_delimiter = ',', value_name = "CIDR,...")]
     pub cluster_cidr: Vec<IpNet>,
@@ -107,7 +115,7 @@ pub struct AgentOptions {
     #[command(flatten)]
     pub timeouts: Timeouts,
     /// Entries of maps that are made anew, as NAME=ENTRIES: flow_buckets, spill_buckets, frontend_buckets,
-    /// services, slots, backends, masquerade, affinity, source_ranges. Follows the machine's memory if not
+    /// services, slot_pairs, backends, masquerade, affinity, source_ranges, sockets. Follows the machine's memory if not
     /// given.
     #[arg(long, env = "SVCLB_MAP_SIZES", value_delimiter = ',', value_parser = map_size, value_name = "NAME=ENTRIES,...")]
     pub map_sizes: Vec<(&'static str, u32)>,
@@ -230,6 +238,15 @@ pub struct SourceOptions {
     pub api_server: Vec<String>,
 }
 
+/// Whose sockets are led to Services.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SocketLb {
+    /// Nobody's.
+    Off,
+    /// Those of processes in the agent's network namespace.
+    Host,
+}
+
 /// How logs look.
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub enum LogFormat {
@@ -244,7 +261,7 @@ pub enum LogFormat {
 #[error("{0}")]
 pub struct OptionsError(String);
 
-const SIZE_NAMES: [&str; 11] = [
+const SIZE_NAMES: [&str; 12] = [
     "interest_frontends",
     "interest_backends",
     "frontend_buckets",
@@ -256,6 +273,7 @@ const SIZE_NAMES: [&str; 11] = [
     "masquerade",
     "affinity",
     "source_ranges",
+    "sockets",
 ];
 
 /// Sizes that a hash picks a place in.
@@ -398,6 +416,7 @@ impl AgentOptions {
             cluster_cidrs: (!by_node).then(|| self.cluster_cidr.iter().map(IpNet::trunc).collect()),
             masquerade_all: self.masquerade_all.unwrap_or(false),
             timeouts: self.timeouts.seconds(),
+            namespace: 0,
         }
     }
 

@@ -7,7 +7,7 @@ use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
 use svclb_common::config::Sizes;
-use svclb_userspace::bpf::load::{Object, Options, PROGRAMS};
+use svclb_userspace::bpf::load::{Object, Options, PROGRAMS, SOCKET_PROGRAMS};
 
 /// What one program costs on one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Cost {
 pub struct Report {
     /// The kernel as major and minor number, such as `6.12`.
     pub kernel: String,
-    /// One for each program, in the order of [`PROGRAMS`].
+    /// One for each program, in the order of [`PROGRAMS`] and then [`SOCKET_PROGRAMS`].
     pub costs: Vec<Cost>,
 }
 
@@ -34,13 +34,13 @@ impl Report {
     pub fn of_this_kernel() -> Result<Self> {
         let mut object =
             Object::load(&Options { bpffs: None, sizes: Sizes::for_memory(0), test_mode: false, programs: PROGRAMS })?;
+        object.load_socket_programs()?;
         let costs = PROGRAMS
             .iter()
+            .chain(&SOCKET_PROGRAMS)
             .map(|name| {
-                let info = object
-                    .program(name)?
-                    .info()
-                    .with_context(|| format!("asking the kernel about the program {name}"))?;
+                let info =
+                    object.program_info(name).with_context(|| format!("asking the kernel about the program {name}"))?;
                 Ok(Cost {
                     program: (*name).to_owned(),
                     instructions: info.size_translated().unwrap_or(0) / BYTES_OF_INSTRUCTION,

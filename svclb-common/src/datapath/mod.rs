@@ -9,12 +9,15 @@
 //!
 //! ICMP errors quote a translated packet and are translated with it ([`icmp`]); packets that nobody
 //! serves are answered by [`refuse`].
+//!
+//! Processes of the node itself are served before there is a packet ([`socket`]).
 
 pub mod icmp;
 pub mod masquerade;
 pub mod refuse;
 pub mod reply;
 pub mod request;
+pub mod socket;
 
 use self::refuse::Answer;
 use crate::addr::{Addr4, Addr6, Address};

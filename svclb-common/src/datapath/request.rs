@@ -123,7 +123,7 @@ const NO_SERVICE: u32 = u32::MAX;
 #[inline(always)]
 fn choice<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> Result<(), Verdict> {
     let headers = &work.headers;
-    let ServiceRef { number, scope, .. } = match service::frontend(env, headers) {
+    let ServiceRef { number, scope, .. } = match service::frontend(env, headers.receiver(), headers.protocol) {
         Frontend::Port(reference) => reference,
         Frontend::UnknownPort => return Err(Verdict::Refuse(Refusal::UnknownPort)),
         Frontend::None => return Err(Verdict::Pass),

@@ -26,6 +26,8 @@ pub struct NodeSettings {
     pub node_ports: Vec<node_ports::Entry>,
     /// `--external-ip-cidrs`.
     pub external_ip_cidrs: Vec<IpNet>,
+    /// Whether node ports are served on loopback addresses, for the node's own processes.
+    pub loopback_node_ports: bool,
 }
 
 /// From events to tables.
@@ -210,6 +212,7 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
             node_name: self.settings.name.clone(),
             zone: node.and_then(|node| node.zone.clone()),
             node_port_addresses: node_ports::addresses(&self.settings.node_ports, node, &self.host_addresses),
+            loopback_node_ports: self.settings.loopback_node_ports,
             node_addresses,
             external_ip_cidrs: self.settings.external_ip_cidrs.clone(),
         }

@@ -11,6 +11,7 @@ mod health_checks;
 pub mod lock;
 mod report;
 mod servers;
+mod socket_lb;
 pub mod sweep;
 
 use std::collections::BTreeSet;
@@ -31,10 +32,10 @@ use crate::bpf::load::{self, Object};
 use crate::bpf::probe::Probe;
 use crate::clock::jiffies_per_second;
 use crate::config::AgentOptions;
-use crate::desired::datapath_config::{self, Identity};
+use crate::desired::datapath_config::{self, Identity, Settings};
 use crate::health::Health;
 use crate::heap;
-use crate::host::{self, Attachment, DeviceEvent, HostEvent};
+use crate::host::{self, Attachment, DeviceEvent, HostEvent, NodeAddresses};
 use crate::ids::GRACE;
 use crate::k8s;
 use crate::metrics::Metrics;
@@ -45,6 +46,7 @@ use devices::{DeviceMap, PacketCounters};
 use engine::{Engine, NodeSettings};
 use health_checks::HealthChecks;
 use report::{label, unix_seconds};
+use socket_lb::SocketHooks;
 use sweep::Sweep;
 
 /// How often everything is computed anew and compared with the kernel's maps.
@@ -80,6 +82,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         let folder = options.bpffs.display();
         format!("make {folder}; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)")
     })?;
+    let sockets = SocketHooks::prepare(&options)?;
     let _lock = lock::FolderLock::take(&options.bpffs)?;
     let memory = machine_memory().context("read the size of this machine's memory")?;
     let load_options =
@@ -87,13 +90,14 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let mut object = Object::load(&load_options)?;
     let mut config_table = BpfConfig::take(&mut object)?;
     let before = config_table.read_config()?;
-    let config =
-        datapath_config::config(&options.settings(), object.sizes(), jiffies_per_second()?, &before, identity()?);
+    let settings = Settings { namespace: sockets.namespace(), ..options.settings() };
+    let config = datapath_config::config(&settings, object.sizes(), jiffies_per_second()?, &before, identity()?);
     config_table.write_config(&config)?;
     let settings = NodeSettings {
         name: node_name.as_str().into(),
         node_ports: options.node_ports(),
         external_ip_cidrs: options.external_ip_cidrs.clone(),
+        loopback_node_ports: sockets.namespace() != 0,
     };
     let v4 = BpfTables::take(&mut object, &options.bpffs, &config)?;
     let v6 = BpfTables::take(&mut object, &options.bpffs, &config)?;
@@ -102,6 +106,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
 
     let sweep = Sweep::take(&mut object)?;
     let devices = DeviceMap::take(&mut object)?;
+    sockets.attach(&mut object, &options.bpffs);
     let mut attacher = Attacher::new(options.attach, &options.bpffs, object, devices)?;
     let host_options =
         host::Options { node_devices: options.devices.clone(), excluded: options.exclude_devices.clone() };
@@ -267,6 +272,7 @@ impl Agent {
                 let all: Vec<IpAddr> = addresses.all.iter().map(|address| address.ip).collect();
                 info!(?all, "addresses of this node");
                 self.engine.set_host_addresses(all);
+                self.set_node_addresses(&addresses);
             }
             HostEvent::Device { event, took, failure } => {
                 let hooked = match event {
@@ -320,6 +326,20 @@ impl Agent {
         self.config = config;
         self.engine.set_config(&self.config);
         true
+    }
+
+    /// Writes to CONFIG as which client the node's own processes count.
+    fn set_node_addresses(&mut self, addresses: &NodeAddresses) {
+        let node4 = addresses.primary4.map(Addr4::from).unwrap_or_default();
+        let node6 = addresses.primary6.map(Addr6::from).unwrap_or_default();
+        let config = Config { node4, node6, ..self.config };
+        if config == self.config {
+            return;
+        }
+        match self.config_table.write_config(&config) {
+            Ok(()) => self.config = config,
+            Err(error) => warn!(%error, "source ranges and session affinity of the node's own processes may be wrong"),
+        }
     }
 
     fn sync(&mut self) {

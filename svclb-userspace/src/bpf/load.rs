@@ -13,7 +13,7 @@ mod refusal;
 use self::refusal::Refusal;
 use super::pod::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo, MapType};
-use aya::programs::{Program, SchedClassifier};
+use aya::programs::{CgroupSockAddr, Program, ProgramInfo, SchedClassifier};
 use aya::{Ebpf, EbpfLoader};
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -32,9 +32,13 @@ pub fn object() -> Option<&'static [u8]> {
     (!OBJECT.0.is_empty()).then_some(&OBJECT.0)
 }
 
-/// Names of the programs in the object.
+/// Names of the programs for devices in the object.
 pub const PROGRAMS: &[&str] =
     &["ingress", "ingress_l3", "ingress_stacked", "ingress_stacked_l3", "ingress_port", "egress", "egress_l3"];
+
+/// Names of the programs for sockets; where each is attached is in the object.
+pub const SOCKET_PROGRAMS: [&str; 8] =
+    ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 
 /// Why the object could not be loaded.
 #[derive(Debug, Error)]
@@ -189,6 +193,39 @@ impl Object {
         }
     }
 
+    /// Loads the programs for sockets, all at the same time.
+    pub fn load_socket_programs(&mut self) -> Result<(), LoadError> {
+        thread::scope(|scope| {
+            let mut at_work = Vec::new();
+            for (name, program) in self.ebpf.programs_mut() {
+                if let Program::CgroupSockAddr(program) = program
+                    && program.fd().is_err()
+                {
+                    let name = name.to_owned();
+                    at_work.push(scope.spawn(move || {
+                        program.load().map_err(|error| LoadError::Program { name, refusal: error.into() })
+                    }));
+                }
+            }
+            let ended: Vec<_> = at_work.into_iter().map(thread::ScopedJoinHandle::join).collect();
+            ended.into_iter().try_for_each(|ended| ended.unwrap_or_else(|panic| panic::resume_unwind(panic)))
+        })
+    }
+
+    /// A program for sockets by name.
+    pub fn socket_program(&mut self, name: &str) -> Result<&mut CgroupSockAddr, LoadError> {
+        match self.ebpf.program_mut(name) {
+            Some(Program::CgroupSockAddr(program)) => Ok(program),
+            _ => Err(LoadError::Absent { name: name.to_owned() }),
+        }
+    }
+
+    /// What the kernel says of a loaded program.
+    pub fn program_info(&self, name: &str) -> Result<ProgramInfo, LoadError> {
+        let program = self.ebpf.program(name).ok_or_else(|| LoadError::Absent { name: name.to_owned() })?;
+        program.info().map_err(|error| LoadError::Program { name: name.to_owned(), refusal: error.into() })
+    }
+
     /// Sizes of the maps as they are: of pinned maps theirs, else those asked for.
     pub const fn sizes(&self) -> &Sizes {
         &self.sizes
@@ -251,6 +288,7 @@ fn check_pin(dir: &Path, info: &schema::MapInfo) -> Result<Option<u32>, LoadErro
         Kind::Array => MapType::Array,
         Kind::PerCpuArray => MapType::PerCpuArray,
         Kind::Hash | Kind::GrowingHash => MapType::Hash,
+        Kind::LruHash => MapType::LruHash,
         Kind::LpmTrie => MapType::LpmTrie,
     };
     let found_type = pinned.map_type().map_err(|source| LoadError::Map { name: info.name.to_owned(), source })?;

@@ -1,6 +1,7 @@
 //! The kernel's side as the agent handles it: the object, its maps and programs, hooks, pins.
 
 pub mod attach;
+pub mod cgroup;
 mod clsact;
 pub mod load;
 pub mod pin;

@@ -3,6 +3,7 @@
 //! | path | holds |
 //! | --- | --- |
 //! | `links/<index>-ingress`, `links/<index>-egress` | the TCX links of a device, by interface index |
+//! | `sockets/<cgroup>-<name>` | the links of the programs for sockets, by the number of their cgroup |
 //! | `programs/<name>` | the programs that the running agent has loaded |
 //!
 //! A pinned link keeps its program attached when the agent is gone. The next agent finds it by its name and
@@ -48,7 +49,7 @@ impl PinFolder {
     /// Makes the folder and its parts unless they are there. `root` must be in a BPF file system.
     pub fn make(root: &Path) -> io::Result<Self> {
         let folder = Self { root: root.to_owned() };
-        for part in [folder.links(), folder.programs()] {
+        for part in [folder.links(), folder.sockets(), folder.programs()] {
             fs::create_dir_all(part)?;
         }
         Ok(folder)
@@ -61,6 +62,10 @@ impl PinFolder {
 
     fn links(&self) -> PathBuf {
         self.root.join("links")
+    }
+
+    fn sockets(&self) -> PathBuf {
+        self.root.join("sockets")
     }
 
     fn programs(&self) -> PathBuf {
@@ -94,6 +99,23 @@ impl PinFolder {
         Ok(found)
     }
 
+    /// Where the link of a program for sockets is pinned; a cgroup's number is that of its folder's inode.
+    pub fn socket_link(&self, cgroup: u64, name: &str) -> PathBuf {
+        self.sockets().join(format!("{cgroup}-{name}"))
+    }
+
+    /// Removes the links of programs for sockets but those of one cgroup, which detaches them; how many they were.
+    pub fn remove_socket_links(&self, kept: Option<u64>) -> io::Result<usize> {
+        let kept = kept.map(|cgroup| format!("{cgroup}-"));
+        let mut removed = 0;
+        for name in names(&self.sockets())? {
+            if !kept.as_ref().is_some_and(|kept| name.starts_with(kept)) {
+                removed += usize::from(remove(&self.sockets().join(name))?);
+            }
+        }
+        Ok(removed)
+    }
+
     /// Removes the pins of programs; where they are attached they stay.
     pub fn remove_programs(&self) -> io::Result<()> {
         for name in names(&self.programs())? {
@@ -107,8 +129,9 @@ impl PinFolder {
         for index in self.devices_with_links()? {
             self.remove_links(index)?;
         }
+        self.remove_socket_links(None)?;
         self.remove_programs()?;
-        for part in [self.links(), self.programs()] {
+        for part in [self.links(), self.sockets(), self.programs()] {
             match fs::remove_dir(part) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 Ok(()) | Err(_) => {}

@@ -1,9 +1,17 @@
-//! Calls of `bpf(2)` that aya lacks.
+//! Calls of `bpf(2)` that aya lacks, and one of `getsockopt(2)`.
 
+use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use svclb_common::schema::Plain;
 
+/// `BPF_OBJ_GET`.
+const OBJECT_GET: i32 = 7;
+/// `BPF_LINK_UPDATE`.
+const LINK_UPDATE: i32 = 29;
 /// `BPF_MAP_LOOKUP_BATCH`.
 const LOOKUP_BATCH: i32 = 24;
 /// `BPF_MAP_UPDATE_BATCH`.
@@ -91,4 +99,62 @@ pub fn update_batch<K: Plain, V: Plain>(map: impl AsFd, keys: &[K], values: &[V]
         let done = attributes.count as usize;
         (if done == keys.len() { 0 } else { done }, error)
     })
+}
+
+/// The `obj_get` member of the kernel's `union bpf_attr`.
+#[repr(C)]
+struct ObjectGet {
+    pathname: u64,
+    bpf_fd: u32,
+    file_flags: u32,
+}
+
+/// The `link_update` member.
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    new_prog_fd: u32,
+    flags: u32,
+    old_prog_fd: u32,
+}
+
+/// Puts a program into a pinned link, in place of the one that is there. Who comes by meets the old one or the new.
+pub fn update_pinned_link(pin: &Path, program: impl AsFd) -> io::Result<()> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut get = ObjectGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: the pointers are to a string and a struct that live until the call returns, and the size is the struct's.
+    let got = unsafe { libc::syscall(libc::SYS_bpf, OBJECT_GET, &raw mut get, size_of::<ObjectGet>()) };
+    let descriptor = i32::try_from(got).ok().filter(|descriptor| *descriptor >= 0);
+    let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the kernel has just given it to us alone.
+    let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let mut update = LinkUpdate {
+        link_fd: link.as_raw_fd().cast_unsigned(),
+        new_prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
+        flags: 0,
+        old_prog_fd: 0,
+    };
+    // SAFETY: the pointer is to a struct that lives until the call returns, and the size is the struct's.
+    let updated = unsafe { libc::syscall(libc::SYS_bpf, LINK_UPDATE, &raw mut update, size_of::<LinkUpdate>()) };
+    if updated < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The kernel's number of the calling thread's network namespace, which no other ever has, and which is never 0.
+pub fn namespace_cookie() -> io::Result<u64> {
+    /// `SO_NETNS_COOKIE`.
+    const NAMESPACE_COOKIE: i32 = 71;
+    let socket = UnixDatagram::unbound()?;
+    let mut cookie = 0u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the pointers are to a value and its length, which live until the call returns.
+    let got = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            NAMESPACE_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    if got < 0 { Err(io::Error::last_os_error()) } else { Ok(cookie) }
 }

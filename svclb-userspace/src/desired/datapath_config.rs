@@ -22,6 +22,8 @@ pub struct Settings {
     pub masquerade_all: bool,
     /// Timeouts in seconds that are other than svclb's own.
     pub timeouts: Vec<(State, u32)>,
+    /// The network namespace whose processes are served; 0 for none.
+    pub namespace: u64,
 }
 
 /// What two agents on one machine must not share.
@@ -65,6 +67,10 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
         timeouts,
         cluster_cidrs4: if is_first { [NOWHERE4; CLUSTER_CIDRS] } else { before.cluster_cidrs4 },
         cluster_cidrs6: if is_first { [NOWHERE6; CLUSTER_CIDRS] } else { before.cluster_cidrs6 },
+        namespace: settings.namespace,
+        node4: before.node4,
+        node6: before.node6,
+        zero2: 0,
     };
     match &settings.cluster_cidrs {
         Some(cidrs) => with_cluster_cidrs(&config, cidrs),
@@ -116,6 +122,7 @@ mod tests {
             cluster_cidrs: Some(vec!["10.0.0.0/8".parse().expect("a prefix")]),
             masquerade_all: true,
             timeouts: vec![(State::REPLIED, 300)],
+            namespace: 0,
         };
         let first = config(&all, &sizes, 250, &empty, Identity { seed: 7, mark: 0 });
         assert_eq!((first.seed, first.mark, first.ticks_per_second), (7, 1, 15));

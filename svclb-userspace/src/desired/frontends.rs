@@ -16,7 +16,7 @@ use crate::model::{FamilyAddress, Service, ServicePort};
 /// - Load balancer addresses with the port, whatever the Service's type.
 /// - External IPs with the port, only inside `--external-ip-cidrs`: who may create Services could
 ///   otherwise take any address's traffic.
-/// - The node's addresses with the node port.
+/// - The node's addresses with the node port, and the loopback address where the node's own processes are served.
 ///
 /// Where two roles meet in one key, the earlier in this list wins.
 pub fn frontends<A: FamilyAddress>(service: &Service, port: &ServicePort, place: &Place) -> Sorted<ServiceKey<A>, u8> {
@@ -38,6 +38,9 @@ pub fn frontends<A: FamilyAddress>(service: &Service, port: &ServicePort, place:
     if port.node_port != 0 {
         for address in place.node_port_addresses.iter().filter_map(|ip| A::of(*ip)) {
             add(address, port.node_port, scope::NODE_PORT);
+        }
+        if place.loopback_node_ports {
+            add(A::LOOPBACK, port.node_port, scope::NODE_PORT);
         }
     }
     if let Some(address) = cluster_ip {

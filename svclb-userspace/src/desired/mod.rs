@@ -39,6 +39,8 @@ pub struct Place {
     pub zone: Option<Arc<str>>,
     /// Addresses on which node ports are served, both families.
     pub node_port_addresses: Vec<IpAddr>,
+    /// Whether node ports are served on loopback addresses too, which only the node's own processes reach.
+    pub loopback_node_ports: bool,
     /// All addresses of this node, both families: a source range that holds one of them admits the
     /// node's own processes.
     pub node_addresses: Vec<IpAddr>,

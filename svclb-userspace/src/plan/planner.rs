@@ -367,7 +367,7 @@ impl<A: FamilyAddress> Planner<A> {
             let (bitmap, word, bits) = member.place(&self.config, half);
             *fresh.entry((bitmap, word)).or_default() |= bits;
         };
-        for (key, found) in &self.content.frontends {
+        for (key, found) in self.content.frontends.iter().filter(|(key, _)| !key.address.is_loopback()) {
             set(&Member::Frontend(*key, found.scope));
         }
         for (key, tables) in &self.wanted {

@@ -3,9 +3,10 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
-use svclb_common::addr::{Addr4, Addr6};
+use svclb_common::addr::{Addr4, Addr6, Endpoint};
 use svclb_common::checksum;
 use svclb_common::config::{Config, Sizes};
+use svclb_common::datapath::socket::{self, Decision, Socket};
 use svclb_common::datapath::{self, Attachment, Scratch};
 use svclb_common::env::{Env, Peek, Place, ServiceEvent, Tables, Tick};
 use svclb_common::flow_table::{Change, Sought};
@@ -13,7 +14,7 @@ use svclb_common::hash::next_test_random;
 use svclb_common::packet::Packet;
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Masquerade, MasqueradeKey, Service,
-    ServiceCounters, ServiceKey, ServiceRef, SourceRangeKey, WAYS, Way,
+    ServiceCounters, ServiceKey, ServiceRef, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
 };
 use svclb_common::verdict::{COUNTER_SLOTS, Counter, Verdict};
 use svclb_userspace::model::FamilyAddress;
@@ -107,6 +108,7 @@ pub struct HostTables<A: FamilyAddress> {
     pub agent: FakeTables<A>,
     affinity: HashMap<(u32, A), Affinity>,
     masquerade: HashMap<MasqueradeName<A>, Masquerade<A>>,
+    sockets: HashMap<SocketName<A>, SocketPeer<A>>,
     flows: Vec<Bucket<A>>,
     flow_details: Vec<Details<A>>,
     spill: Vec<Bucket<A>>,
@@ -117,6 +119,9 @@ pub struct HostTables<A: FamilyAddress> {
 
 /// A MASQUERADE key in a form that a Rust map takes.
 type MasqueradeName<A> = (A, A, u16, u16, u8);
+
+/// A SOCKETS key in such a form.
+type SocketName<A> = ([u32; 2], A, u16, u8);
 
 fn name<A: FamilyAddress>(key: &MasqueradeKey<A>) -> MasqueradeName<A> {
     (key.ours, key.remote, key.our_port.0, key.remote_port.0, key.protocol)
@@ -135,6 +140,7 @@ impl<A: FamilyAddress> HostTables<A> {
             agent: FakeTables::new(limits),
             affinity: HashMap::new(),
             masquerade: HashMap::new(),
+            sockets: HashMap::new(),
             flows: vec![Bucket::default(); sizes.flow_buckets as usize],
             flow_details: vec![Details::default(); sizes.flow_buckets as usize],
             spill: vec![Bucket::default(); sizes.spill_buckets as usize],
@@ -207,6 +213,23 @@ impl HostEnv {
         } else {
             datapath::egress(packet, self, attachment, &mut scratch)
         }
+    }
+}
+
+impl HostEnv {
+    /// A process connects a socket.
+    pub fn connect<A: Of>(&self, socket: &Socket, to: Endpoint<A>) -> Decision<A> {
+        socket::connect(self, socket, to)
+    }
+
+    /// A process sends a datagram from a socket that is not connected.
+    pub fn send<A: Of>(&self, socket: &Socket, to: Endpoint<A>) -> Decision<A> {
+        socket::send(self, socket, to)
+    }
+
+    /// A process is shown a peer.
+    pub fn peer<A: Of>(&self, socket: &Socket, peer: Endpoint<A>) -> Option<Endpoint<A>> {
+        socket::peer(self, socket, peer)
     }
 }
 
@@ -333,6 +356,15 @@ impl<A: Of> Tables<A> for HostEnv {
                 key.range.address.within(*network, mask)
             })
         })
+    }
+
+    fn socket(&self, key: &SocketKey<A>) -> Option<SocketPeer<A>> {
+        A::tables(self).borrow().sockets.get(&(key.cookie, key.address, key.port.0, key.side)).copied()
+    }
+
+    fn set_socket(&self, key: &SocketKey<A>, value: &SocketPeer<A>) {
+        let name = (key.cookie, key.address, key.port.0, key.side);
+        A::tables(self).borrow_mut().sockets.insert(name, *value);
     }
 
     fn masquerade(&self, key: &MasqueradeKey<A>) -> Option<Masquerade<A>> {

@@ -84,6 +84,7 @@ pub const SIZES: Sizes = Sizes {
     masquerade: 192,
     affinity: 64,
     source_ranges: 64,
+    sockets: 64,
 };
 
 /// The CONFIG of packet tests.

@@ -26,7 +26,12 @@ impl Settings {
     /// Reads the head of a script.
     pub(crate) fn parse(head: &str) -> Self {
         let mut settings = Self {
-            node: NodeSettings { name: "n1".into(), node_ports: vec![Entry::Primary], external_ip_cidrs: vec![] },
+            node: NodeSettings {
+                name: "n1".into(),
+                node_ports: vec![Entry::Primary],
+                external_ip_cidrs: vec![],
+                loopback_node_ports: false,
+            },
             addresses: vec![],
         };
         for line in head.lines().filter(|line| !line.is_empty() && !line.starts_with('#')) {

@@ -73,6 +73,7 @@ the start.
             Kind::PerCpuArray => "per-CPU array",
             Kind::Hash => "hash",
             Kind::GrowingHash => "growing hash",
+            Kind::LruHash => "LRU hash",
             Kind::LpmTrie => "trie",
         };
         let entries = match map.entries {
@@ -135,7 +136,7 @@ fn bytes_of(map: &MapInfo, sizes: &Sizes) -> usize {
     };
     match map.kind {
         Kind::PerCpuArray => bytes_each(map) * entries as usize * CPUS,
-        Kind::Array | Kind::Hash => bytes_each(map) * entries as usize,
+        Kind::Array | Kind::Hash | Kind::LruHash => bytes_each(map) * entries as usize,
         Kind::GrowingHash => HASH_BUCKET * entries as usize,
         Kind::LpmTrie => 0,
     }
@@ -148,7 +149,7 @@ fn bytes_each(map: &MapInfo) -> usize {
     let (key, value) = (map.key.next_multiple_of(8), map.value.next_multiple_of(8));
     match map.kind {
         Kind::Array | Kind::PerCpuArray => value,
-        Kind::Hash | Kind::GrowingHash => HASH_ELEMENT + HASH_BUCKET + key + value,
+        Kind::Hash | Kind::GrowingHash | Kind::LruHash => HASH_ELEMENT + HASH_BUCKET + key + value,
         // Half of a trie's nodes only join others.
         Kind::LpmTrie => 2 * (TRIE_NODE + key) + value,
     }

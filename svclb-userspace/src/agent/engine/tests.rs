@@ -153,6 +153,7 @@ fn engine() -> Fake {
         name: "n1".into(),
         node_ports: vec![Entry::Primary],
         external_ip_cidrs: vec!["10.0.97.0/31".parse().expect("a prefix")],
+        loopback_node_ports: false,
     };
     Engine::new(settings, &config(&limits), FakeTables::new(limits), FakeTables::new(limits)).expect("memory")
 }

@@ -268,8 +268,11 @@ impl<A: FamilyAddress> Planner<A> {
                     settled.push(*key);
                     continue;
                 }
-                let member = Member::Frontend(*key, *scope);
-                self.plan_interest(&member, Some(index), phases);
+                // Processes alone reach a loopback address: no packet may ask for it.
+                if !key.address.is_loopback() {
+                    let member = Member::Frontend(*key, *scope);
+                    self.plan_interest(&member, Some(index), phases);
+                }
                 phases.add(Phases::<A>::FRONTENDS, Some(index), Action::PutFrontend { key: *key, value });
             }
         }
