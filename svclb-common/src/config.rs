@@ -126,8 +126,8 @@ pub struct Sizes {
     pub frontend_buckets: u32,
     /// Service numbers: Service ports.
     pub services: u32,
-    /// Entries of SLOTS, of two slots each: the list of every Service port, twice, as lists are replaced, not edited. The list of
-    /// endpoints on this node is short beside it.
+    /// Entries of SLOTS, of two slots each: the list of every Service port, twice, as lists are replaced, not edited.
+    /// The list of endpoints on this node is short beside it.
     pub slot_pairs: u32,
     /// Backend numbers: endpoints, counted once for each Service port.
     pub backends: u32,

@@ -16,7 +16,7 @@ use crate::env::{Env, Peek, Tables};
 use crate::hash;
 use crate::schema::{FrontendWay, ServiceKey, ServiceRef};
 
-/// Times that a bucket is read while a writer is inside.
+/// Times that a bucket is read at most, should a writer be inside.
 const ATTEMPTS: u32 = 3;
 
 /// First and second bucket of a frontend.
@@ -40,7 +40,7 @@ impl<A: Address> FrontendWay<A> {
     }
 }
 
-/// The same in one bucket.
+/// Looks for a frontend in one bucket, again while a writer is inside.
 #[inline(always)]
 fn find_in<A: Address, T: Tables<A>>(tables: &T, bucket: u32, key: &ServiceKey<A>, found: &mut ServiceRef) -> Peek {
     let mut attempt = 0;

@@ -102,9 +102,9 @@ fn translate<A: Network, P: Packet, E: Env>(packet: &mut P, env: &E, work: &Work
     translated(env, done, Counter::RequestTranslated)
 }
 
-/// Finds out who may serve the first packet of a flow: fills in `work.choice` and `work.chosen`, or says in `work.verdict` what
-/// becomes of the packet. Counts nothing, as the packet may yet turn out to be of a known flow. Called through
-/// [`Tables::locate`].
+/// Finds out who may serve the first packet of a flow: fills in `work.choice` and `work.chosen`, or says in
+/// `work.verdict` what becomes of the packet. Counts nothing, as the packet may yet turn out to be of a known flow.
+/// Called through [`Tables::locate`].
 #[inline(always)]
 pub fn locate<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) {
     work.choice.list.count = 0;

@@ -155,8 +155,8 @@ impl<A: Address> Change<A> for Remove<'_, A> {
         let mut i = 0;
         while i < WAYS && body.tags.may_have(self.key.hash) {
             if self.key.matches(&body.ways[i], By::Frontend) {
-                // Stays in use, so that those behind it are still found: by a client that nobody is, and
-                // over, so that the way is taken soon.
+                // Of a client that nobody is, and over, so that the way is free to the next flow. Its tag stays: it
+                // only makes a search look here in vain.
                 body.ways[i].client = A::default();
                 body.ways[i].client_port = Be16::ZERO;
                 body.ways[i].meta = Meta::new(self.key.protocol, State::CLOSED, 0).0;
