@@ -21,7 +21,7 @@ pub mod socket;
 
 use self::refuse::Answer;
 use crate::addr::{Addr4, Addr6, Address};
-use crate::env::{Env, Tables};
+use crate::env::{Env, ServiceEvent, Tables};
 use crate::flow_table::{Lookup, NewFlow};
 use crate::interest;
 use crate::packet::Packet;
@@ -121,6 +121,19 @@ fn drop<E: Env>(env: &E, reason: DropReason) -> Verdict {
     };
     env.count(counter);
     Verdict::Drop(reason)
+}
+
+/// Counts for its Service what [`crate::select::choice`] turned away, and a drop by its reason too.
+#[inline(always)]
+fn count_turned_away<A: Address, E: Env + Tables<A>>(env: &E, service: u32, verdict: Verdict) {
+    match verdict {
+        Verdict::Drop(reason) => {
+            Tables::<A>::count_service(env, service, ServiceEvent::Dropped);
+            drop(env, reason);
+        }
+        Verdict::Refuse(_) => Tables::<A>::count_service(env, service, ServiceEvent::Refused),
+        Verdict::Pass | Verdict::Translate => {}
+    }
 }
 
 /// Ends a rewrite: counts it, or drops a packet that is now half translated.

@@ -1,6 +1,6 @@
 //! A request at ingress: its destination becomes a backend.
 
-use super::{Work, drop, pass, translated};
+use super::{Work, count_turned_away, drop, pass, translated};
 use crate::addr::Endpoint;
 use crate::conntrack::{Direction, State};
 use crate::env::{Env, ServiceEvent, Tables, Tick};
@@ -8,10 +8,10 @@ use crate::flow_table::{self, By, FlowKey, Inserted, Meta};
 use crate::packet::Packet;
 use crate::parse::Network;
 use crate::rewrite::{Side, rewrite};
-use crate::schema::{Detail, ServiceRef};
-use crate::select::{self, Eligibility, affinity};
-use crate::service::{self, Frontend, role};
-use crate::verdict::{Counter, DropReason, Refusal, Verdict};
+use crate::schema::Detail;
+use crate::select::{self, affinity};
+use crate::service::{self, role};
+use crate::verdict::{Counter, DropReason, Verdict};
 use crate::wire::protocol;
 
 /// Backends that are tried for a client whose port already talks to the one picked.
@@ -107,44 +107,14 @@ fn translate<A: Network, P: Packet, E: Env>(packet: &mut P, env: &E, work: &Work
 /// Called through [`Tables::locate`].
 #[inline(always)]
 pub fn locate<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) {
-    work.choice.list.count = 0;
-    work.choice.service = NO_SERVICE;
     work.picked = false;
-    match choice(env, work) {
+    let (to, protocol, source) = (work.headers.receiver(), work.headers.protocol, work.headers.source);
+    let device = work.device;
+    let by_pod_device = || env.device(device).is_some_and(|device| device.role == role::POD);
+    match select::choice(env, to, protocol, source, by_pod_device, &mut work.choice) {
         // Nearly always that is who it will be.
         Ok(()) => work.picked = work.choice.affinity == 0 && select::pick(env, &work.choice.list, &mut work.chosen),
         Err(verdict) => work.verdict = verdict.to_bits(),
-    }
-}
-
-/// In place of a service number.
-const NO_SERVICE: u32 = u32::MAX;
-
-#[inline(always)]
-fn choice<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> Result<(), Verdict> {
-    let headers = &work.headers;
-    let ServiceRef { number, scope, .. } = match service::frontend(env, headers.receiver(), headers.protocol) {
-        Frontend::Port(reference) => reference,
-        Frontend::UnknownPort => return Err(Verdict::Refuse(Refusal::UnknownPort)),
-        Frontend::None => return Err(Verdict::Pass),
-        Frontend::Unsettled => return Err(Verdict::Drop(DropReason::Inconsistent)),
-    };
-    let Some(service) = service::record::<A, E>(env, number) else {
-        return Err(Verdict::Drop(DropReason::Inconsistent));
-    };
-    work.choice.service = number;
-    if !select::admits(env, &service, number, scope, headers.source) {
-        return Err(Verdict::Drop(DropReason::SourceRange));
-    }
-    let by_pod_device = || env.device(work.device).is_some_and(|device| device.role == role::POD);
-    match select::eligible(env.config(), &service, scope, headers.source, by_pod_device) {
-        Eligibility::List(list) => {
-            work.choice.list = list;
-            work.choice.affinity = select::affinity_ticks(env.config(), &service);
-            Ok(())
-        }
-        Eligibility::NoEndpoint => Err(Verdict::Refuse(Refusal::NoEndpoint)),
-        Eligibility::Drop(reason) => Err(Verdict::Drop(reason)),
     }
 }
 
@@ -155,17 +125,11 @@ fn turned_away<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Optio
         return None;
     }
     let verdict = Verdict::from_bits(work.verdict);
-    Some(match verdict {
-        Verdict::Drop(reason) => {
-            Tables::<A>::count_service(env, work.choice.service, ServiceEvent::Dropped);
-            drop(env, reason)
-        }
-        Verdict::Refuse(_) => {
-            Tables::<A>::count_service(env, work.choice.service, ServiceEvent::Refused);
-            verdict
-        }
-        Verdict::Pass | Verdict::Translate => pass(env, Counter::NoService),
-    })
+    count_turned_away::<A, E>(env, work.choice.service, verdict);
+    if verdict == Verdict::Pass {
+        env.count(Counter::NoService);
+    }
+    Some(verdict)
 }
 
 /// Picks a backend and enters the flow, which is in `work.lookup` afterwards; or says in `work.verdict` why not.

@@ -8,16 +8,16 @@
 //! A process of the node is local traffic, and the client that source ranges and session affinity see is the node's
 //! address. Only TCP and UDP are served: the kernel runs these hooks for no other sockets.
 
-use super::drop;
+use super::count_turned_away;
 use crate::addr::{Address, Endpoint};
 use crate::config::Config;
 use crate::conntrack::State;
 use crate::env::{Env, ServiceEvent, Tables};
 use crate::interest;
 use crate::schema::{SocketKey, SocketPeer, side};
-use crate::select::{self, Choice, Chosen, Eligibility, affinity};
-use crate::service::{self, Frontend};
-use crate::verdict::{Counter, DropReason};
+use crate::select::{self, Choice, Chosen, affinity};
+use crate::service;
+use crate::verdict::{Counter, DropReason, Verdict};
 use crate::wire::protocol;
 
 /// Slots that are tried: one may name a backend that is gone, for an instant while lists change.
@@ -119,7 +119,7 @@ fn shown<A: Address>(to: Endpoint<A>) -> Endpoint<A> {
 #[inline(always)]
 fn begin<A: Address, E: Env + Tables<A>>(env: &E, socket: &Socket, to: Endpoint<A>) -> Decision<A> {
     let mut choice = Choice::default();
-    let decision = match choose(env, socket, to, &mut choice) {
+    let turned_away = match choose(env, socket, to, &mut choice) {
         Ok(chosen) => {
             let backend = Endpoint::new(chosen.backend.address, chosen.backend.port);
             let first = SocketPeer { backend: chosen.reference, ..SocketPeer::default() };
@@ -128,24 +128,18 @@ fn begin<A: Address, E: Env + Tables<A>>(env: &E, socket: &Socket, to: Endpoint<
             Tables::<A>::count_service(env, choice.service, ServiceEvent::Flow);
             return Decision::Translate(backend);
         }
-        Err(decision) => decision,
+        Err(verdict) => verdict,
     };
-    match decision {
-        Decision::Refuse => {
+    count_turned_away::<A, E>(env, choice.service, turned_away);
+    match turned_away {
+        Verdict::Refuse(_) => {
             env.count(Counter::RefusedSocket);
-            Tables::<A>::count_service(env, choice.service, ServiceEvent::Refused);
+            Decision::Refuse
         }
-        Decision::Drop(reason) => {
-            drop(env, reason);
-            Tables::<A>::count_service(env, choice.service, ServiceEvent::Dropped);
-        }
-        Decision::Pass | Decision::Translate(_) => {}
+        Verdict::Drop(reason) => Decision::Drop(reason),
+        Verdict::Pass | Verdict::Translate => Decision::Pass,
     }
-    decision
 }
-
-/// In place of a service number.
-const NO_SERVICE: u32 = u32::MAX;
 
 #[inline(always)]
 fn choose<A: Address, E: Env + Tables<A>>(
@@ -153,31 +147,11 @@ fn choose<A: Address, E: Env + Tables<A>>(
     socket: &Socket,
     to: Endpoint<A>,
     choice: &mut Choice,
-) -> Result<Chosen<A>, Decision<A>> {
-    let config = env.config();
-    choice.service = NO_SERVICE;
+) -> Result<Chosen<A>, Verdict> {
     let address = if is_this_host(to.address) { A::LOOPBACK } else { to.address };
-    let reference = match service::frontend(env, Endpoint::new(address, to.port), socket.protocol) {
-        Frontend::Port(reference) => reference,
-        Frontend::UnknownPort => return Err(Decision::Refuse),
-        Frontend::None => return Err(Decision::Pass),
-        Frontend::Unsettled => return Err(Decision::Drop(DropReason::Inconsistent)),
-    };
-    let Some(service) = service::record::<A, E>(env, reference.number) else {
-        return Err(Decision::Drop(DropReason::Inconsistent));
-    };
-    choice.service = reference.number;
-    let client = A::either(config.node4, config.node6);
-    if !select::admits(env, &service, reference.number, reference.scope, client) {
-        return Err(Decision::Drop(DropReason::SourceRange));
-    }
-    match select::eligible(config, &service, reference.scope, client, || true) {
-        Eligibility::List(list) => choice.list = list,
-        Eligibility::NoEndpoint => return Err(Decision::Refuse),
-        Eligibility::Drop(reason) => return Err(Decision::Drop(reason)),
-    }
-    choice.affinity = select::affinity_ticks(config, &service);
-    pick(env, choice, client).ok_or(Decision::Drop(DropReason::Inconsistent))
+    let client = A::either(env.config().node4, env.config().node6);
+    select::choice(env, Endpoint::new(address, to.port), socket.protocol, client, || true, choice)?;
+    pick(env, choice, client).ok_or(Verdict::Drop(DropReason::Inconsistent))
 }
 
 #[inline(always)]

@@ -1,17 +1,18 @@
 //! Picking the backend of a new flow.
 //!
-//! [`eligible`] is policy: which list serves this client, if any, and whether the client's address is
-//! hidden from the backend. [`pick`] takes a backend out of that list: the one of the client's session
+//! [`choice`] asks everything that decides about a new flow, for packets and for sockets: the frontend, the Service's
+//! record, its source ranges, and [`eligible`], which is policy: which list serves this client, if any, and whether
+//! the client's address is hidden from the backend. [`pick`] takes a backend out of that list: the one of the client's session
 //! affinity, else one at random, each with the same chance, as kube-proxy does.
 
 pub mod affinity;
 
-use crate::addr::Address;
+use crate::addr::{Address, Endpoint};
 use crate::config::{self, Config};
 use crate::env::{Env, Tables, Tick};
-use crate::schema::{Backend, BackendRef, Service, SourceRange, SourceRangeKey};
-use crate::service::{backend_flag, flag, scope, serving};
-use crate::verdict::DropReason;
+use crate::schema::{Backend, BackendRef, Service, ServiceRef, SourceRange, SourceRangeKey};
+use crate::service::{self, Frontend, backend_flag, flag, scope, serving};
+use crate::verdict::{DropReason, Refusal, Verdict};
 
 /// Who may serve a new flow.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -22,6 +23,48 @@ pub struct Choice {
     pub service: u32,
     /// Ticks for which session affinity holds; 0 without it.
     pub affinity: u32,
+}
+
+/// In place of a service number where no Service is known; nothing is counted for it.
+const NO_SERVICE: u32 = u32::MAX;
+
+/// Finds out who may serve what `client` sends to `to`: fills in `choice`, or says what becomes of it. Where a Service
+/// turns it away, `choice` names that Service, and its list is empty.
+///
+/// Cost: one bucket of SERVICES, SERVICE, and what the Service's fields demand.
+#[inline(always)]
+pub fn choice<A: Address, E: Env + Tables<A>>(
+    env: &E,
+    to: Endpoint<A>,
+    protocol: u8,
+    client: A,
+    by_pod_device: impl FnOnce() -> bool,
+    choice: &mut Choice,
+) -> Result<(), Verdict> {
+    choice.list.count = 0;
+    choice.service = NO_SERVICE;
+    let ServiceRef { number, scope, .. } = match service::frontend(env, to, protocol) {
+        Frontend::Port(reference) => reference,
+        Frontend::UnknownPort => return Err(Verdict::Refuse(Refusal::UnknownPort)),
+        Frontend::None => return Err(Verdict::Pass),
+        Frontend::Unsettled => return Err(Verdict::Drop(DropReason::Inconsistent)),
+    };
+    let Some(service) = service::record::<A, E>(env, number) else {
+        return Err(Verdict::Drop(DropReason::Inconsistent));
+    };
+    choice.service = number;
+    if !admits(env, &service, number, scope, client) {
+        return Err(Verdict::Drop(DropReason::SourceRange));
+    }
+    match eligible(env.config(), &service, scope, client, by_pod_device) {
+        Eligibility::List(list) => {
+            choice.list = list;
+            choice.affinity = affinity_ticks(env.config(), &service);
+            Ok(())
+        }
+        Eligibility::NoEndpoint => Err(Verdict::Refuse(Refusal::NoEndpoint)),
+        Eligibility::Drop(reason) => Err(Verdict::Drop(reason)),
+    }
 }
 
 /// The list that serves a client.
@@ -39,7 +82,7 @@ pub struct Eligible {
 
 /// Answers of [`eligible`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Eligibility {
+enum Eligibility {
     /// This list serves.
     List(Eligible),
     /// No endpoint anywhere: refuse.
@@ -63,7 +106,7 @@ pub enum Eligibility {
 ///
 /// Source: kube-proxy's `CategorizeEndpoints` and the verdicts of its nftables mode, Kubernetes 1.37.
 #[inline(always)]
-pub fn eligible<A: Address>(
+fn eligible<A: Address>(
     config: &Config,
     service: &Service,
     role: u8,
@@ -96,7 +139,7 @@ pub fn eligible<A: Address>(
 /// Whether a load balancer address admits this client. Only load balancer addresses ask; node ports
 /// and external IPs stay open, as with kube-proxy.
 #[inline(always)]
-pub fn admits<A: Address, T: Tables<A>>(tables: &T, service: &Service, number: u32, role: u8, client: A) -> bool {
+fn admits<A: Address, T: Tables<A>>(tables: &T, service: &Service, number: u32, role: u8, client: A) -> bool {
     let range = SourceRange { service: number, address: client };
     role != scope::LOAD_BALANCER
         || service.flags & flag::SOURCE_RANGES == 0
@@ -126,7 +169,7 @@ pub fn pick<A: Address, E: Env + Tables<A>>(env: &E, list: &Eligible, chosen: &m
 
 /// The time since which an affinity entry still holds.
 #[inline(always)]
-pub fn affinity_ticks(config: &Config, service: &Service) -> u32 {
+fn affinity_ticks(config: &Config, service: &Service) -> u32 {
     service.affinity_seconds.saturating_mul(config.ticks_per_second)
 }
 
