@@ -5,12 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::{Value, json};
-use svclb_tests::net::{Ending, Netns, Scene, SceneOptions};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpSocket,
-    time::timeout,
-};
+use svclb_tests::net::{Client, Ending, Netns, Scene, SceneOptions};
 
 /// A Service of one family alone with `replicas` pods, which nodes are asked about on `port`.
 fn web(replicas: u32, port: u16) -> String {
@@ -42,21 +37,8 @@ spec:
 }
 
 /// What a server in a node answers, as status and body; none if it does not answer.
-async fn get(netns: &Netns, to: SocketAddr, path: &str) -> Result<Option<(u16, String)>> {
-    let socket = netns.enter(|| if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() })?;
-    let ask = async {
-        let Ok(mut stream) = socket.connect(to).await else { return Ok(None) };
-        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: node\r\nConnection: close\r\n\r\n").as_bytes()).await?;
-        let mut text = String::new();
-        // A server that ends closes connections that it has not yet answered.
-        if stream.read_to_string(&mut text).await.is_err() || text.is_empty() {
-            return Ok(None);
-        }
-        let (head, body) = text.split_once("\r\n\r\n").context("no headers")?;
-        let status = head.split(' ').nth(1).context("no status")?.parse()?;
-        Ok(Some((status, body.to_owned())))
-    };
-    timeout(Duration::from_secs(5), ask).await?
+async fn get(netns: &Netns, to: SocketAddr, path: &str) -> Option<(u16, String)> {
+    Client::new(netns, Duration::from_secs(5)).get(to, path).await.ok()
 }
 
 /// Waits until the nodes 1 and 2 answer with these numbers of endpoints, in both families; none: nobody listens.
@@ -66,7 +48,7 @@ async fn expect(scene: &mut Scene, port: u16, endpoints: [Option<u64>; 2]) -> Re
         for (node, endpoints) in [1, 2].into_iter().zip(endpoints) {
             for v6 in [false, true] {
                 let to = scene.node_port(node, v6, port);
-                let found = get(&scene.lab.client().netns, to, "/").await?;
+                let found = get(&scene.lab.client().netns, to, "/").await;
                 let (Some((status, body)), Some(endpoints)) = (&found, endpoints) else {
                     if found.is_none() == endpoints.is_none() {
                         continue;
@@ -114,7 +96,7 @@ async fn operators_hear_of_the_node_under_kube_proxys_paths_and_names() -> Resul
     let to = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
     // Node 2 has no pod of the Service.
     let netns = scene.lab.node(2).netns().clone();
-    let answer = async |port: u16, path: &str| get(&netns, to(port), path).await?.context("nobody listens");
+    let answer = async |port: u16, path: &str| get(&netns, to(port), path).await.context("nobody listens");
     let (status, body) = answer(10256, "/healthz").await?;
     let body: Value = serde_json::from_str(&body)?;
     ensure!(status == 200 && body["nodeEligible"] == true && body["healthy"] == true, "{status} {body}");

@@ -14,7 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(2);
 async fn pods_reach_each_other_in_every_kind_of_lab() -> Result<()> {
     for underlay in [Underlay::Direct, Underlay::Vxlan] {
         for offload in [Offload::On, Offload::Off] {
-            let lab = Lab::new(LabOptions { underlay, offload, control_plane: true })?;
+            let lab = Lab::new(LabOptions { underlay, offload, control_plane: true, ..LabOptions::default() })?;
             for network in [PodNetwork::Routed, PodNetwork::Bridged] {
                 let client = lab.node(1).pod("client", network)?;
                 for node in lab.nodes() {

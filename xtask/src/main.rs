@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod ci;
 mod kubectl;
+mod parity;
 mod process;
 mod progress;
 mod repository;
@@ -36,6 +37,7 @@ struct Xtask {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Args),
+    Parity(parity::Args),
     Bench(bench::Args),
     Setup(setup::Args),
     Test(test::Args),
@@ -59,6 +61,7 @@ impl Command {
     fn run(&self) -> anyhow::Result<Outcome> {
         match self {
             Self::Run(args) => run::run(args),
+            Self::Parity(args) => parity::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Setup(args) => setup::run(args),
             Self::Test(args) => test::run(args),

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 use super::{
     binary::{self, kube_binary},
     certificates::Certificates,
-    control_plane::{AGENT_ACCOUNT, API_PORT, SERVICE_RANGES, server_url},
+    control_plane::{AGENT_ACCOUNT, API_PORT, KUBE_PROXY_ACCOUNT, SERVICE_RANGES, server_url},
     daemon::Daemon,
     kubeconfig,
     runtime::NamespaceRuntime,
@@ -54,10 +54,11 @@ pub(super) struct Plan {
     pub(super) folder: TempDir,
 }
 
-/// The tokens of the two users.
+/// The tokens of the users.
 struct Accounts {
     admin: String,
     agent: String,
+    kube_proxy: String,
 }
 
 impl Plan {
@@ -88,6 +89,7 @@ impl Plan {
         let authority = &plan.certificates.authority;
         kubeconfig::write(&plan.admin_kubeconfig(), &server, authority, "admin", &accounts.admin)?;
         kubeconfig::write(&plan.agent_kubeconfig(), &server, authority, "svclb", &accounts.agent)?;
+        kubeconfig::write(&plan.kube_proxy_kubeconfig(), &server, authority, "kube-proxy", &accounts.kube_proxy)?;
         Ok(plan)
     }
 
@@ -103,10 +105,18 @@ impl Plan {
         self.path("agent.kubeconfig")
     }
 
+    pub(super) fn kube_proxy_kubeconfig(&self) -> PathBuf {
+        self.path("kube-proxy.kubeconfig")
+    }
+
     /// Writes the API server's list of tokens. The agent's line has the groups that a token of a real
     /// service account has.
     fn write_accounts(&self) -> Result<Accounts> {
-        let accounts = Accounts { admin: "admin-of-the-lab".to_owned(), agent: "agent-of-the-lab".to_owned() };
+        let accounts = Accounts {
+            admin: "admin-of-the-lab".to_owned(),
+            agent: "agent-of-the-lab".to_owned(),
+            kube_proxy: "kube-proxy-of-the-lab".to_owned(),
+        };
         let mut lines = String::new();
         writeln!(lines, "{},admin,admin,system:masters", accounts.admin)?;
         writeln!(
@@ -114,6 +124,7 @@ impl Plan {
             "{},{AGENT_ACCOUNT},svclb,\"system:serviceaccounts,system:serviceaccounts:kube-system\"",
             accounts.agent
         )?;
+        writeln!(lines, "{},{KUBE_PROXY_ACCOUNT},kube-proxy", accounts.kube_proxy)?;
         fs::write(self.path("tokens.csv"), lines).context("write the list of tokens")?;
         Ok(accounts)
     }

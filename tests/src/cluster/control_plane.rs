@@ -26,6 +26,9 @@ pub const SERVICE_RANGES: &str = "10.96.0.0/12,fd00:10:96::/108";
 /// The account of the agents, as deploy/rbac.yaml names it.
 pub const AGENT_ACCOUNT: &str = "system:serviceaccount:kube-system:svclb";
 
+/// The account of kube-proxy, which the API server gives its rights from the start (`system:node-proxier`).
+pub(super) const KUBE_PROXY_ACCOUNT: &str = "system:kube-proxy";
+
 /// How long the API server may take until it is ready. It needs 4 s on an idle machine.
 const READY_WITHIN: Duration = Duration::from_secs(90);
 
@@ -100,6 +103,11 @@ impl ControlPlane {
     /// been applied.
     pub fn agent_kubeconfig(&self) -> PathBuf {
         self.plan.agent_kubeconfig()
+    }
+
+    /// The kubeconfig of kube-proxy's account.
+    pub fn kube_proxy_kubeconfig(&self) -> PathBuf {
+        self.plan.kube_proxy_kubeconfig()
     }
 
     /// The binary that holds kubectl and kube-proxy too.

@@ -10,16 +10,24 @@ use std::{
         mpsc::{self, Sender},
     },
     thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+/// How long a child may take to end when it is asked to.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 /// How many lines of a log an error shows.
 const LINES_SHOWN: usize = 15;
 
 /// A child with its log. Dropping it kills the child.
 #[derive(Debug)]
-pub(super) struct Daemon {
+pub(crate) struct Daemon {
     name: String,
     child: Child,
     log: PathBuf,
@@ -27,7 +35,7 @@ pub(super) struct Daemon {
 
 impl Daemon {
     /// Starts `command` as `name`. What it prints is added to `NAME.log` in `folder`.
-    pub(super) fn start(name: &str, mut command: Command, folder: &Path) -> Result<Self> {
+    pub(crate) fn start(name: &str, mut command: Command, folder: &Path) -> Result<Self> {
         let log = folder.join(format!("{name}.log"));
         let output = File::options()
             .create(true)
@@ -45,7 +53,7 @@ impl Daemon {
     }
 
     /// An error with the last lines of the log if the child has ended.
-    pub(super) fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         match self.child.try_wait().with_context(|| format!("ask whether {} runs", self.name))? {
             None => Ok(()),
             Some(status) => bail!("{}", self.ended(status)),
@@ -53,7 +61,7 @@ impl Daemon {
     }
 
     /// The end of its log, for error messages.
-    pub(super) fn last_lines(&self) -> String {
+    pub(crate) fn last_lines(&self) -> String {
         let log = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&log);
         let lines: Vec<_> = text.lines().collect();
@@ -61,7 +69,7 @@ impl Daemon {
     }
 
     /// The memory that the child has in use, in bytes.
-    pub(super) fn memory(&self) -> Result<u64> {
+    pub(crate) fn memory(&self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.child.id());
         let status = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
         status
@@ -71,6 +79,18 @@ impl Daemon {
             .and_then(|kib| kib.parse::<u64>().ok())
             .map(|kib| kib * 1024)
             .with_context(|| format!("find VmRSS in {path}"))
+    }
+
+    /// Asks it to end (SIGTERM) and waits until it has.
+    pub(crate) fn terminate(mut self) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.child.id())?);
+        kill(pid, Signal::SIGTERM).with_context(|| format!("ask {} to end", self.name))?;
+        let deadline = Instant::now() + ENDS_WITHIN;
+        while self.child.try_wait()?.is_none() {
+            ensure!(Instant::now() < deadline, "{} did not end within {ENDS_WITHIN:?} of SIGTERM", self.name);
+            thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
     }
 
     fn ended(&self, status: ExitStatus) -> String {

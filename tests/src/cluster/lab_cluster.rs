@@ -1,4 +1,4 @@
-//! A lab and a control plane as one cluster: two nodes with kubelets, ready for Deployments.
+//! A lab and a control plane as one cluster: nodes with kubelets, ready for Deployments.
 
 use std::{
     fmt,
@@ -13,7 +13,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::{Api, api::ListParams};
 use tokio::runtime::Handle;
 
-use super::{ControlPlane, Kubelet, LabPods};
+use super::{ControlPlane, Kubelet, LabPods, PodRegister};
 use crate::net::{Lab, LabOptions, PodNetwork};
 
 /// How long the controllers may take for anything. They need a second or two on an idle machine.
@@ -24,6 +24,7 @@ pub struct LabCluster {
     // Dropped from top to bottom: the kubelets end their pods before the lab goes.
     kubelets: Vec<Kubelet>,
     plane: ControlPlane,
+    pods: PodRegister,
     lab: Arc<Lab>,
 }
 
@@ -34,8 +35,9 @@ impl LabCluster {
         let lab = Arc::new(Lab::new(LabOptions { control_plane: true, ..options })?);
         let host = lab.control_plane().context("the lab has a host for the control plane")?;
         let plane = ControlPlane::start(&host.netns, &host.address.both())?;
-        let kubelets = LabPods::kubelets(&plane, &lab, network, &Handle::current())?;
-        Ok(Self { kubelets, plane, lab })
+        let pods = PodRegister::default();
+        let kubelets = LabPods::kubelets(&plane, &lab, network, &Handle::current(), &pods)?;
+        Ok(Self { kubelets, plane, pods, lab })
     }
 
     /// The control plane.
@@ -46,6 +48,11 @@ impl LabCluster {
     /// The lab.
     pub fn lab(&self) -> &Arc<Lab> {
         &self.lab
+    }
+
+    /// The pods that run.
+    pub fn pods(&self) -> &PodRegister {
+        &self.pods
     }
 
     /// The kubelets, by node.
@@ -62,11 +69,7 @@ impl LabCluster {
             .runtime()
             .run(async move { slices.list(&own).await })
             .with_context(|| format!("list the EndpointSlices of {service}"))?;
-        Ok(slices
-            .items
-            .iter()
-            .flat_map(|slice| slice.endpoints.iter().flatten().flat_map(EndpointState::all))
-            .collect())
+        Ok(EndpointState::of_slices(&slices.items))
     }
 
     /// Waits until the endpoints of a Service are as wanted, and gives them. It blocks for
@@ -123,6 +126,11 @@ pub struct EndpointState {
 }
 
 impl EndpointState {
+    /// All endpoints of some slices.
+    pub fn of_slices(slices: &[EndpointSlice]) -> Vec<Self> {
+        slices.iter().flat_map(|slice| slice.endpoints.iter().flatten().flat_map(Self::all)).collect()
+    }
+
     /// All addresses of an endpoint. What a slice leaves open has the meaning that the API gives it.
     fn all(endpoint: &Endpoint) -> impl Iterator<Item = Self> {
         let conditions = endpoint.conditions.clone().unwrap_or_default();

@@ -50,6 +50,9 @@ impl Answer {
 /// Connections that may wait for being accepted: a full queue would look like a loss in the network.
 const BACKLOG: u32 = 4096;
 
+/// The longest datagram that is asked or answered, in bytes.
+pub(super) const LARGEST_DATAGRAM: usize = 8192;
+
 /// How much a pod has answered.
 #[derive(Debug, Default)]
 struct Served {
@@ -149,7 +152,7 @@ async fn answer_http(listener: TcpListener, pod: String, served: Arc<Served>) {
 
 /// Answers every datagram to its sender.
 async fn answer_udp(socket: UdpSocket, local: SocketAddr, pod: String, served: Arc<Served>) {
-    let mut buffer = [0; 2048];
+    let mut buffer = vec![0; LARGEST_DATAGRAM];
     loop {
         // Errors are the ICMP messages about earlier answers.
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else {

@@ -1,4 +1,4 @@
-//! The topology: two nodes, a router, a client behind it, and a control plane if wanted.
+//! The topology: two nodes or more, a router, a client behind it, and a control plane if wanted.
 //!
 //! ```text
 //!   node1 192.0.2.11 ──┐ eth0                        ┌── outside client 198.51.100.10
@@ -10,7 +10,7 @@
 
 use std::{fmt::Write as _, net::IpAddr};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{
@@ -21,7 +21,7 @@ use super::{
     node::Node,
 };
 
-/// The numbers of the nodes.
+/// The numbers of the nodes of a lab of the usual size.
 pub const NODES: [u8; 2] = [1, 2];
 
 /// Whether devices compute and check checksums.
@@ -47,14 +47,34 @@ pub enum Underlay {
 }
 
 /// What kind of lab.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct LabOptions {
+    /// How many nodes, with the numbers from 1 on.
+    pub nodes: u8,
     /// Checksum offload.
     pub offload: Offload,
     /// The way between nodes.
     pub underlay: Underlay,
     /// Whether there is a host for the control plane.
     pub control_plane: bool,
+}
+
+impl Default for LabOptions {
+    fn default() -> Self {
+        Self {
+            nodes: NODES.len() as u8,
+            offload: Offload::default(),
+            underlay: Underlay::default(),
+            control_plane: false,
+        }
+    }
+}
+
+impl LabOptions {
+    /// The numbers of the nodes.
+    pub(super) fn numbers(self) -> std::ops::RangeInclusive<u8> {
+        1..=self.nodes
+    }
 }
 
 /// A host that is no node: the outside client, the control plane.
@@ -80,6 +100,7 @@ pub struct Lab {
 impl Lab {
     /// Builds the topology. Needs root, iproute2, and ethtool when offload is off.
     pub fn new(options: LabOptions) -> Result<Self> {
+        ensure!(options.nodes <= 2 || options.underlay == Underlay::Direct, "the VXLAN of the lab joins two nodes");
         allow_many_files()?;
         let router = Netns::new("router")?;
         router.sysctls(QUICK_IPV6)?;
@@ -90,9 +111,9 @@ impl Lab {
              {}",
             addresses("nodes", on_node_network(1))
         ))?;
-        let nodes = NODES
-            .iter()
-            .map(|&number| {
+        let nodes = options
+            .numbers()
+            .map(|number| {
                 let netns = wire(&router, Place::Node(number), options.offload)?;
                 Node::new(number, netns, options)
             })
@@ -118,7 +139,7 @@ impl Lab {
     /// The node with this number.
     ///
     /// # Panics
-    /// When there is none: numbers are those of [`NODES`].
+    /// When there is none: numbers go from 1 to [`LabOptions::nodes`].
     #[track_caller]
     pub fn node(&self, number: u8) -> &Node {
         self.nodes.iter().find(|node| node.number() == number).expect("a node has this number")

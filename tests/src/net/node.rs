@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 
 use super::{
     address::{self, Pair, on_node_network},
-    lab::{LabOptions, NODES, Offload, Underlay},
+    lab::{LabOptions, Offload, Underlay},
     netns::Netns,
     pod::{Pod, PodNetwork},
 };
@@ -34,7 +34,7 @@ pub struct Node {
 impl Node {
     /// Wires the ways to the other nodes' pods.
     pub(super) fn new(number: u8, netns: Netns, options: LabOptions) -> Result<Self> {
-        for &other in NODES.iter().filter(|&&other| other != number) {
+        for other in options.numbers().filter(|&other| other != number) {
             let lines = match options.underlay {
                 Underlay::Direct => direct_way(other),
                 Underlay::Vxlan => vxlan_way(number, other),
@@ -56,7 +56,7 @@ impl Node {
         })
     }
 
-    /// Its number, 1 or 2.
+    /// Its number, from 1 on.
     pub fn number(&self) -> u8 {
         self.number
     }

@@ -9,7 +9,12 @@ use std::{
 };
 
 use http_body_util::{BodyExt, Empty};
-use hyper::{Request, body::Bytes, client::conn::http1, header};
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    client::conn::http1,
+    header,
+};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use tokio::{
@@ -18,7 +23,10 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{answerer::Answer, netns::Netns};
+use super::{
+    answerer::{Answer, LARGEST_DATAGRAM},
+    netns::Netns,
+};
 
 /// How a request failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -32,6 +40,8 @@ pub enum FailureKind {
     Reset,
     /// Another ICMP error came back, or there is no route.
     Unreachable,
+    /// A packet filter of the client's own host, or a hook at its socket, forbade it.
+    Forbidden,
     /// The peer closed the connection without an answer.
     Closed,
     /// Something answered that is no answerer.
@@ -47,6 +57,7 @@ impl fmt::Display for FailureKind {
             Self::TimedOut => "timed out",
             Self::Reset => "reset",
             Self::Unreachable => "unreachable",
+            Self::Forbidden => "forbidden",
             Self::Closed => "closed",
             Self::NotAnAnswer => "not an answer",
             Self::Local => "could not ask",
@@ -99,18 +110,43 @@ pub enum SourcePort {
 pub struct Client {
     netns: Netns,
     deadline: Duration,
+    length: usize,
 }
 
 impl Client {
     /// A client inside `netns` that waits for an answer as long as `deadline`.
     pub fn new(netns: &Netns, deadline: Duration) -> Self {
-        Self { netns: netns.clone(), deadline }
+        Self { netns: netns.clone(), deadline, length: 0 }
     }
 
     /// The same client with another deadline.
     #[must_use]
     pub fn patient(self, deadline: Duration) -> Self {
         Self { deadline, ..self }
+    }
+
+    /// The same client with longer requests: paths and datagrams of at least `length` bytes, which the answer
+    /// repeats.
+    #[must_use]
+    pub fn asking_for(self, length: usize) -> Self {
+        Self { length, ..self }
+    }
+
+    /// The status and the body that a server which is no answerer gives for `path`.
+    pub async fn get(&self, to: SocketAddr, path: &str) -> Result<(u16, String), Failure> {
+        let start = Instant::now();
+        let within = async {
+            let mut connection = self.open(to).await?;
+            let response = connection.get(path, true).await?;
+            let status = response.status().as_u16();
+            let body = response.into_body().collect().await?.to_bytes();
+            Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        };
+        match timeout(self.deadline, within).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(failure(start, to, &error)),
+            Err(_elapsed) => Err(timed_out(start, to)),
+        }
     }
 
     /// One HTTP request over a connection of its own.
@@ -147,7 +183,8 @@ impl Client {
             // The error of the connection reaches the one who waits for its answer.
             drop(connection.await);
         });
-        Ok(Connection { to, local, deadline: self.deadline, sender, _driver: driver })
+        let path = format!("/{}", "x".repeat(self.length));
+        Ok(Connection { to, local, deadline: self.deadline, path, sender, _driver: driver })
     }
 
     /// Opens a socket for datagrams to one address. The system then tells of refusals.
@@ -169,7 +206,7 @@ impl Client {
         });
         let socket = bound.map_err(AskError::Local)?;
         socket.connect(to).await?;
-        Ok(Datagrams { to, deadline: self.deadline, socket })
+        Ok(Datagrams { to, deadline: self.deadline, length: self.length, socket })
     }
 
     /// One datagram from a fresh port, and its answer.
@@ -184,6 +221,7 @@ pub struct Connection {
     to: SocketAddr,
     local: SocketAddr,
     deadline: Duration,
+    path: String,
     sender: http1::SendRequest<Empty<Bytes>>,
     _driver: JoinSet<()>,
 }
@@ -202,15 +240,24 @@ impl Connection {
     }
 
     async fn exchange(&mut self, last: bool) -> Result<Answer, AskError> {
+        let path = self.path.clone();
+        let response = self.get(&path, last).await?;
+        let body = response.into_body().collect().await?.to_bytes();
+        let answer = read_answer(&body)?;
+        if answer.asked != path {
+            return Err(AskError::NotAnAnswer(format!("an answer to {} bytes of path", answer.asked.len())));
+        }
+        Ok(answer)
+    }
+
+    async fn get(&mut self, path: &str, last: bool) -> Result<Response<Incoming>, AskError> {
         self.sender.ready().await?;
-        let mut request = Request::get("/").header(header::HOST, self.to.to_string());
+        let mut request = Request::get(path).header(header::HOST, self.to.to_string());
         if last {
             request = request.header(header::CONNECTION, "close");
         }
         let request = request.body(Empty::new()).map_err(|e| AskError::NotAnAnswer(e.to_string()))?;
-        let response = self.sender.send_request(request).await?;
-        let body = response.into_body().collect().await?.to_bytes();
-        read_answer(&body)
+        Ok(self.sender.send_request(request).await?)
     }
 }
 
@@ -222,6 +269,7 @@ static DATAGRAM: AtomicU64 = AtomicU64::new(0);
 pub struct Datagrams {
     to: SocketAddr,
     deadline: Duration,
+    length: usize,
     socket: UdpSocket,
 }
 
@@ -241,9 +289,10 @@ impl Datagrams {
     async fn exchange(&mut self) -> Result<Answer, AskError> {
         // An error that is still pending belongs to an earlier datagram.
         drop(self.socket.take_error()?);
-        let text = format!("datagram {}", DATAGRAM.fetch_add(1, Ordering::Relaxed));
+        let mut text = format!("datagram {}", DATAGRAM.fetch_add(1, Ordering::Relaxed));
+        text.extend(std::iter::repeat_n('.', self.length.saturating_sub(text.len())));
         self.socket.send(text.as_bytes()).await?;
-        let mut buffer = [0; 2048];
+        let mut buffer = vec![0; LARGEST_DATAGRAM];
         loop {
             let length = self.socket.recv(&mut buffer).await?;
             let answer = read_answer(buffer.get(..length).unwrap_or_default())?;
@@ -310,7 +359,8 @@ fn kind_of(error: &io::Error) -> FailureKind {
         K::ConnectionRefused => FailureKind::Refused,
         K::ConnectionReset | K::BrokenPipe | K::ConnectionAborted => FailureKind::Reset,
         K::TimedOut => FailureKind::TimedOut,
-        K::HostUnreachable | K::NetworkUnreachable | K::NetworkDown | K::PermissionDenied => FailureKind::Unreachable,
+        K::HostUnreachable | K::NetworkUnreachable | K::NetworkDown => FailureKind::Unreachable,
+        K::PermissionDenied => FailureKind::Forbidden,
         K::UnexpectedEof => FailureKind::Closed,
         _ => FailureKind::Local,
     }

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -16,10 +16,10 @@ use k8s_openapi::api::{
 use kube::{Api, api::ListParams};
 use svclb_tests::{
     cluster::{
-        ControlPlane, Kubelet, LabPods, PodRuntime, PodWanted, RunningPod,
+        ControlPlane, Kubelet, LabPods, PodRegister, PodRuntime, PodWanted, RunningPod,
         running::{RunningCluster, StateFile},
     },
-    net::{self, ClusterState, Lab, Manifests, NODES, PodNetwork, PodState, PolicyEngine, ports_of},
+    net::{ClusterState, Lab, Manifests, PodNetwork, PodState, PolicyEngine, ports_of},
 };
 use tokio::runtime::Handle;
 
@@ -39,44 +39,27 @@ pub(super) struct Cluster {
     _kubelets: Vec<Kubelet>,
     _published: StateFile,
     plane: ControlPlane,
-    pods: KnownPods,
+    pods: PodRegister,
     applied: BTreeSet<ObjectName>,
 }
 
 /// Namespace, kind and name, as `kubectl delete` takes them.
 type ObjectName = (String, String, String);
 
-/// The pods that run, by name.
-type KnownPods = Arc<Mutex<BTreeMap<String, Place>>>;
-
-/// Where a pod runs.
-#[derive(Clone)]
-struct Place {
-    node: u8,
-    network: PodNetwork,
-    address: net::Pair,
-    netns: net::Netns,
-}
-
-/// Pods of the lab, remembered so that requests can be made from inside them.
-struct Remembered {
+/// Pods of the lab, which the policy lets in before anybody learns of them.
+struct Admitted {
     pods: LabPods,
-    node: u8,
-    known: KnownPods,
+    register: PodRegister,
     policy: Option<Arc<PolicyEngine>>,
 }
 
-impl PodRuntime for Remembered {
+impl PodRuntime for Admitted {
     fn start(&self, wanted: &PodWanted) -> Result<RunningPod> {
         let running = self.pods.start(wanted)?;
         // A pod on its node's own network has no device of its own.
-        if let Some(pod) = running.place.downcast_ref::<net::Pod>() {
-            if let Some(policy) = &self.policy {
-                policy.admit_backend(pod.address(), wanted.ports.iter().copied())?;
-            }
-            let place =
-                Place { node: self.node, network: pod.network(), address: pod.address(), netns: pod.netns().clone() };
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(wanted.name.clone(), place);
+        let place = self.register.find(&wanted.namespace, &wanted.name).filter(|place| place.network.is_some());
+        if let (Some(policy), Some(place)) = (&self.policy, place) {
+            policy.admit_backend(place.address, wanted.ports.iter().copied())?;
         }
         Ok(running)
     }
@@ -89,15 +72,15 @@ impl Cluster {
         eprintln!("starting etcd, API server, controller manager and scheduler ...");
         let plane = ControlPlane::start(&host.netns, &host.address.both())?;
         plane.apply([repository::root().join(RBAC)])?;
-        let pods = KnownPods::default();
-        let kubelets = NODES
+        let pods = PodRegister::default();
+        let kubelets = lab
+            .nodes()
             .iter()
-            .map(|&node| {
-                let own = LabPods::new(lab, node, network, &Handle::current());
+            .map(|node| {
+                let own = LabPods::new(lab, node.number(), network, &Handle::current(), &pods);
                 let wanted = own.node();
-                let remembered =
-                    Remembered { pods: own, node, known: Arc::clone(&pods), policy: policy.map(Arc::clone) };
-                Kubelet::start(plane.runtime(), &plane.client(), wanted, remembered)
+                let admitted = Admitted { pods: own, register: pods.clone(), policy: policy.map(Arc::clone) };
+                Kubelet::start(plane.runtime(), &plane.client(), wanted, admitted)
             })
             .collect::<Result<_>>()?;
         let published = RunningCluster::of(&plane).publish(&RunningCluster::default_path()?)?;
@@ -158,19 +141,22 @@ impl Source for Cluster {
         self.plane.check()?;
         let services = self.list::<Service>()?;
         let endpoints = endpoints(&self.list::<EndpointSlice>()?);
-        let known = self.pods.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut pods = Vec::new();
         for pod in self.list::<Pod>()? {
             let (Some(name), Some(spec)) = (pod.metadata.name, pod.spec) else { continue };
-            let (Some(place), Some(conditions)) = (known.get(&name), endpoints.get(&name)) else { continue };
+            let namespace = pod.metadata.namespace.unwrap_or_default();
+            let (Some(place), Some(conditions)) = (self.pods.find(&namespace, &name), endpoints.get(&name)) else {
+                continue;
+            };
+            let Some(network) = place.network else { continue };
             pods.push(PodState {
                 name,
-                namespace: pod.metadata.namespace.unwrap_or_default(),
+                namespace,
                 labels: pod.metadata.labels.unwrap_or_default(),
                 node: place.node,
-                network: place.network,
+                network,
                 address: place.address,
-                netns: place.netns.clone(),
+                netns: place.netns,
                 ports: ports_of(&spec.containers),
                 ready: conditions.ready,
                 terminating: conditions.terminating,

@@ -125,6 +125,7 @@ impl Args {
                 Underlay::Vxlan => net::Underlay::Vxlan,
             },
             control_plane: self.cluster,
+            ..net::LabOptions::default()
         }
     }
 

@@ -16,6 +16,7 @@ pub(super) fn wanted(pod: &Pod) -> Option<PodWanted> {
     let mut ports: Vec<u16> = spec
         .containers
         .iter()
+        .chain(spec.init_containers.iter().flatten().filter(|container| is_sidecar(container)))
         .flat_map(|container| container.ports.iter().flatten())
         .filter_map(|port| u16::try_from(port.container_port).ok())
         .collect();
@@ -28,6 +29,11 @@ pub(super) fn wanted(pod: &Pod) -> Option<PodWanted> {
         ports,
         host_network: spec.host_network.unwrap_or(false),
     })
+}
+
+/// Whether an init container goes on running beside the containers (KEP-753).
+fn is_sidecar(container: &Container) -> bool {
+    container.restart_policy.as_deref() == Some("Always")
 }
 
 /// Whether the test wants the pod to be ready.
@@ -133,6 +139,22 @@ mod tests {
     #[test]
     fn a_port_that_is_named_for_two_protocols_is_listened_on_once() {
         assert_eq!(wanted(&pod(&json!({}))).expect("whole").ports, [80, 9090]);
+    }
+
+    #[test]
+    fn init_containers_serve_when_they_go_on_running() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"name": "web-1", "namespace": "default", "uid": "u1"},
+            "spec": {
+                "containers": [{"name": "web"}],
+                "initContainers": [
+                    {"name": "once", "ports": [{"containerPort": 81}]},
+                    {"name": "beside", "restartPolicy": "Always", "ports": [{"containerPort": 82}]},
+                ],
+            },
+        }))
+        .expect("a pod");
+        assert_eq!(wanted(&pod).expect("whole").ports, [82]);
     }
 
     #[test]

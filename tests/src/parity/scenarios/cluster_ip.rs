@@ -1,0 +1,215 @@
+//! Cluster addresses: who reaches which endpoints, and as whom.
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::parity::{
+    Family, Scenario, Turn,
+    objects::NewPod,
+    play::{Asker, Play, only, web},
+    scenario::TCP_AND_UDP,
+    stage::{HOST, HOST_PORT, MORE, NODES, PORT, WEB},
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "a pod reaches all endpoints of a cluster IP and is seen as itself",
+        upstream: &[
+            "service.go: should preserve source pod IP for traffic thru service cluster IP [LinuxOnly]",
+            "networking.go: should function for pod-Service: http",
+            "networking.go: should function for pod-Service: udp",
+            "dual_stack.go: should function for pod-Service: http",
+            "dual_stack.go: should function for pod-Service: udp",
+        ],
+        fields: &["clusterIPs", "selector"],
+        paths: &["pod -> cluster IP"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(pods_are_seen_as_themselves(play)),
+    },
+    Scenario {
+        name: "a process of a node reaches all endpoints of a cluster IP",
+        upstream: &[
+            "networking.go: should function for node-Service: http",
+            "networking.go: should function for node-Service: udp",
+            "dual_stack.go: should function for node-Service: http",
+            "dual_stack.go: should function for node-Service: udp",
+        ],
+        fields: &["clusterIPs"],
+        paths: &["process of a node -> cluster IP"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(nodes_are_seen_as_themselves(play)),
+    },
+    Scenario {
+        name: "an endpoint reaches all endpoints of its own Service",
+        upstream: &[
+            "networking.go: should function for endpoint-Service: http",
+            "networking.go: should function for endpoint-Service: udp",
+            "dual_stack.go: should function for endpoint-Service: http",
+            "dual_stack.go: should function for endpoint-Service: udp",
+        ],
+        fields: &["clusterIPs"],
+        paths: &["endpoint -> cluster IP"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(endpoints_reach_their_service(play)),
+    },
+    Scenario {
+        name: "the only endpoint of a Service reaches itself, and sees its node",
+        upstream: &["service.go: should allow pods to hairpin back to themselves through services"],
+        fields: &["clusterIPs"],
+        paths: &["endpoint -> cluster IP -> itself"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(hairpin(play)),
+    },
+    Scenario {
+        name: "endpoints on the nodes' own network are reached from pods and nodes",
+        upstream: &[
+            "networking.go: should function for service endpoints using hostNetwork",
+            "dual_stack.go: should function for service endpoints using hostNetwork",
+        ],
+        fields: &["clusterIPs", "ports[].nodePort"],
+        paths: &["pod -> cluster IP", "process of a node -> cluster IP", "pod -> node port", "outside -> node port"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(endpoints_on_host_network(play)),
+    },
+    Scenario {
+        name: "each port of a Service leads to the port that it names",
+        upstream: &["service.go: should serve multiport endpoints from pods"],
+        fields: &["ports", "ports[].targetPort"],
+        paths: &["pod -> cluster IP"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(several_ports(play)),
+    },
+    Scenario {
+        name: "endpoints come and go under a Service that stays",
+        upstream: &[
+            "service.go: should serve a basic endpoint from pods",
+            "networking.go: should update endpoints: http",
+            "networking.go: should update endpoints: udp",
+            "dual_stack.go: should update endpoints: http",
+            "dual_stack.go: should update endpoints: udp",
+        ],
+        fields: &["selector"],
+        paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(endpoints_come_and_go(play)),
+    },
+];
+
+async fn pods_are_seen_as_themselves(play: &Play<'_>) -> Result<()> {
+    let service =
+        play.service("web", json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": PORT}]})).await?;
+    let to = play.cluster_ip(&service, 80)?;
+    for node in NODES {
+        play.ask(Asker::Pod(node), to)?.seen_as_itself().on_port(PORT).answered_by(&web(None)).await?;
+    }
+    Ok(())
+}
+
+async fn nodes_are_seen_as_themselves(play: &Play<'_>) -> Result<()> {
+    let service =
+        play.service("web", json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": PORT}]})).await?;
+    let to = play.cluster_ip(&service, 80)?;
+    for node in NODES {
+        play.ask(Asker::Node(node), to)?.seen_as_itself().answered_by(&web(None)).await?;
+    }
+    Ok(())
+}
+
+async fn endpoints_reach_their_service(play: &Play<'_>) -> Result<()> {
+    let service =
+        play.service("web", json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": PORT}]})).await?;
+    let to = play.cluster_ip(&service, 80)?;
+    for (pod, _) in WEB {
+        play.ask(Asker::In(pod), to)?.answered_by(&web(None)).await?;
+    }
+    Ok(())
+}
+
+async fn hairpin(play: &Play<'_>) -> Result<()> {
+    let pod = play.pod(NewPod::new("lonely", 1).port("http", 8080)).await?;
+    let service =
+        play.service("web", json!({"selector": play.own_pods(), "ports": [{"port": 80, "targetPort": 8080}]})).await?;
+    let to = play.cluster_ip(&service, 80)?;
+    let node = play.node_address(1)?;
+    play.ask(Asker::In(&pod.name), to)?.seen_as(node).answered_by(&only(&[&pod])).await
+}
+
+async fn endpoints_on_host_network(play: &Play<'_>) -> Result<()> {
+    let service = play
+        .service(
+            "host",
+            json!({"type": "NodePort", "selector": {"app": "host"}, "ports": [{"port": 80, "targetPort": HOST_PORT}]}),
+        )
+        .await?;
+    let all = HOST.into_iter().map(|(pod, _)| pod.to_owned()).collect();
+    let to = play.cluster_ip(&service, 80)?;
+    for node in NODES {
+        play.ask(Asker::Pod(node), to)?.answered_by(&all).await?;
+        play.ask(Asker::Node(node), to)?.answered_by(&all).await?;
+        let to = play.node_port(&service, 80, node)?;
+        play.ask(Asker::Pod(node), to)?.answered_by(&all).await?;
+        play.ask(Asker::Outside, to)?.answered_by(&all).await?;
+    }
+    Ok(())
+}
+
+async fn several_ports(play: &Play<'_>) -> Result<()> {
+    let ports = json!([
+        {"name": "first", "port": 80, "targetPort": PORT},
+        {"name": "second", "port": 81, "targetPort": play.port_name("more")},
+    ]);
+    let service = play.service("web", json!({"selector": {"app": "web"}, "ports": ports})).await?;
+    for (port, target) in [(80, PORT), (81, MORE)] {
+        let to = play.cluster_ip(&service, port)?;
+        play.ask(Asker::Pod(1), to)?.on_port(target).answered_by(&web(None)).await?;
+    }
+    Ok(())
+}
+
+async fn endpoints_come_and_go(play: &Play<'_>) -> Result<()> {
+    let service =
+        play.service("web", json!({"selector": play.own_pods(), "ports": [{"port": 80, "targetPort": 8080}]})).await?;
+    let to = play.cluster_ip(&service, 80)?;
+    let askers = [play.ask(Asker::Pod(3), to)?, play.ask(Asker::Node(1), to)?];
+    for asking in &askers {
+        asking.is_refused().await?;
+    }
+    let first = play.pod(NewPod::new("first", 1).port("http", 8080)).await?;
+    for asking in &askers {
+        asking.answered_by(&only(&[&first])).await?;
+    }
+    let second = play.pod(NewPod::new("second", 2).port("http", 8080)).await?;
+    for asking in &askers {
+        asking.answered_by(&only(&[&first, &second])).await?;
+    }
+    play.delete_pod(&first).await?;
+    for asking in &askers {
+        asking.answered_by(&only(&[&second])).await?;
+    }
+    play.delete_pod(&second).await?;
+    for asking in &askers {
+        asking.is_refused().await?;
+    }
+    Ok(())
+}
