@@ -58,6 +58,9 @@ impl Default for Status {
 }
 
 /// The answer of both paths; `nodeEligible` only in /healthz.
+///
+/// `lastUpdated` is now where the answer is 200, else the last time that the tables of a family were complete; in the
+/// status of a family it is always that family's.
 #[derive(Serialize, Debug)]
 #[serde(rename_all = "camelCase")]
 struct Answer {
@@ -88,12 +91,14 @@ impl Health {
 
     /// A family's tables are complete, or not.
     pub fn synced(&self, family: Family, complete: bool) {
-        self.with(|status| {
-            if complete {
-                let updated = Some(Timestamp::now());
-                status.families[family.index()] = FamilyStatus { waiting_since: None, updated };
-            }
-        });
+        if complete {
+            self.completed(family, Timestamp::now());
+        }
+    }
+
+    fn completed(&self, family: Family, at: Timestamp) {
+        let status = FamilyStatus { waiting_since: None, updated: Some(at) };
+        self.with(|all| all.families[family.index()] = status);
     }
 
     /// Whether load balancers may send traffic to this node.
@@ -114,18 +119,18 @@ impl Health {
         self.with(|status| {
             let mut families = BTreeMap::new();
             let mut healthy = true;
-            let mut oldest = current;
             for (family, own) in Family::ALL.into_iter().zip(&status.families) {
                 let Some(updated) = own.updated else { continue };
-                let stuck = own.is_stuck(now);
-                let last = if stuck { updated } else { current };
-                oldest = oldest.min(last);
-                healthy &= !stuck;
-                families.insert(family.to_string(), FamilyAnswer { last_updated: last.to_string(), healthy: !stuck });
+                let own_healthy = !own.is_stuck(now);
+                healthy &= own_healthy;
+                let answer = FamilyAnswer { last_updated: updated.to_string(), healthy: own_healthy };
+                families.insert(family.to_string(), answer);
             }
             let good = healthy && (!about_node || status.node_eligible);
+            let latest = status.families.iter().filter_map(|own| own.updated).max();
+            let last_updated = latest.filter(|_| !good).unwrap_or(current);
             let answer = Answer {
-                last_updated: oldest.to_string(),
+                last_updated: last_updated.to_string(),
                 current_time: current.to_string(),
                 node_eligible: about_node.then_some(status.node_eligible),
                 healthy,
@@ -168,6 +173,52 @@ mod tests {
         assert_eq!((&text["nodeEligible"], &text["healthy"]), (&false.into(), &true.into()));
         assert_eq!(text["status"]["IPv4"]["healthy"], true);
         assert!(text["status"].get("IPv6").is_none());
+    }
+
+    /// What happens, seconds that then pass, the status that is answered, whether IPv4 and IPv6 are healthy, and the
+    /// second of `lastUpdated`. Seconds are those of kube-proxy's own test, whose changes may wait for 10.
+    const STEPS: &[(&str, u64, u16, &str, u64)] = &[
+        ("", 0, 200, "", 0),
+        ("4 updated, 6 updated", 25, 200, "4 6", 25),
+        ("4 queued", 25, 503, "6", 0),
+        ("4 updated, 6 updated", 5, 200, "4 6", 55),
+        ("6 queued", 25, 503, "4", 50),
+        ("4 queued", 25, 503, "", 50),
+        ("4 updated", 0, 503, "4", 105),
+        ("6 updated", 0, 200, "4 6", 105),
+        ("4 queued, 6 queued", 5, 200, "4 6", 110),
+        ("4 queued, 6 queued", 4, 200, "4 6", 114),
+        ("4 queued, 6 queued", 2, 503, "", 105),
+    ];
+
+    #[test]
+    fn answers_are_kube_proxys_at_every_step_of_its_test() {
+        let scale = STUCK.as_secs() / 10;
+        let health = Health::default();
+        let (start, epoch) = (Instant::now(), Timestamp::now());
+        let mut seconds = 0;
+        let at = |seconds: u64| start + Duration::from_secs(seconds * scale);
+        let time = |seconds: u64| epoch + Duration::from_secs(seconds * scale);
+        for (number, (events, pause, code, healthy, updated)) in STEPS.iter().enumerate() {
+            for event in events.split(", ").filter(|event| !event.is_empty()) {
+                let family = if event.starts_with('4') { Family::V4 } else { Family::V6 };
+                if event.ends_with("updated") {
+                    health.completed(family, time(seconds));
+                } else {
+                    health.with(|all| *all.families[family.index()].waiting_since.get_or_insert(at(seconds)));
+                }
+            }
+            seconds += pause;
+            for about_node in [true, false] {
+                let (status, answer) = health.answer(about_node, at(seconds), time(seconds));
+                assert_eq!(status.as_u16(), *code, "step {number}");
+                assert_eq!(answer.healthy, *code == 200, "step {number}");
+                let of: Vec<&str> =
+                    answer.status.iter().filter(|(_, own)| own.healthy).map(|(family, _)| &family[3..]).collect();
+                assert_eq!(of.join(" "), *healthy, "step {number}");
+                assert_eq!(answer.last_updated, time(*updated).to_string(), "step {number}");
+            }
+        }
     }
 
     #[test]
