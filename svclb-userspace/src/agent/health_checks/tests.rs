@@ -87,6 +87,48 @@ async fn servers_start_move_and_end_with_their_services() {
     ended(second).await;
 }
 
+/// Services with the numbers of their ports and of their endpoints, step by step.
+const STEPS: &[&[(&str, usize, usize)]] = &[
+    &[],
+    &[("a", 0, 0)],
+    &[("a", 0, 18)],
+    &[("a", 0, 0)],
+    &[],
+    &[("a", 0, 10), ("b", 1, 20), ("c", 2, 30)],
+    // One is gone, one is kept, one has another port and one is new.
+    &[("a", 0, 10), ("c", 3, 0), ("d", 4, 0)],
+    &[("a", 0, 9), ("c", 3, 7), ("d", 4, 6)],
+];
+
+#[tokio::test]
+async fn each_service_is_answered_for_on_its_port_and_nobody_on_the_others() {
+    let mut ports = Vec::new();
+    while ports.len() < 5 {
+        let port = free_port().await;
+        if !ports.contains(&port) {
+            ports.push(port);
+        }
+    }
+    let mut servers = HealthChecks::new(Health::default());
+    for step in STEPS {
+        let wanted: Vec<_> = step.iter().map(|(name, port, endpoints)| (*name, ports[*port], *endpoints)).collect();
+        assert_eq!(servers.follow(&checks(&wanted), &[LOOPBACK], Instant::now()), []);
+        assert_eq!(servers.listening(), step.len());
+        for (name, port, endpoints) in &wanted {
+            let (status, headers, body) = ask(*port).await.expect("an answer");
+            let code = if *endpoints > 0 { "HTTP/1.1 200 OK" } else { "HTTP/1.1 503 Service Unavailable" };
+            assert_eq!((status.as_str(), &body["service"]["name"]), (code, &(*name).into()), "{step:?}");
+            assert!(headers.contains(&format!("{}: {endpoints}\r\n", WEIGHT.as_str())), "{step:?}: {headers}");
+            assert_eq!(body["localEndpoints"], *endpoints, "{step:?}");
+        }
+        for (number, port) in ports.iter().enumerate() {
+            if !step.iter().any(|(_, own, _)| *own == number) {
+                ended(*port).await;
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_open_connection_ends_with_its_server() {
     let port = free_port().await;

@@ -19,8 +19,12 @@ const CASES: &[(&str, &str, &str)] = &[
     ("10.20.30.0/24,192.168.0.0/16", "-", "10.20.30.51 192.168.1.1 2001:db8::1 2001:db8:1::1"),
     // A prefix that no device has an address in serves nothing of its family.
     ("10.20.40.0/24", "-", "2001:db8::1 2001:db8:1::1"),
+    ("10.20.40.0/24,172.16.0.0/12", "-", "2001:db8::1 2001:db8:1::1"),
     ("", "-", DEVICES),
+    // A prefix of everything goes before the others of its family, in any order.
     ("0.0.0.0/0,1.2.3.0/24,2001:db8::1/128", "-", "10.20.30.51 192.168.1.1 2001:db8::1"),
+    ("1.2.3.0/24,0.0.0.0/0", "-", DEVICES),
+    ("2001:db8::/64,::/0,10.20.30.0/24", "-", "10.20.30.51 2001:db8::1 2001:db8:1::1"),
     ("all", "-", DEVICES),
     // The Node's addresses; without it, or for a family that it has none of, all.
     ("primary", "-", DEVICES),
@@ -31,6 +35,9 @@ const CASES: &[(&str, &str, &str)] = &[
     // Loopback is named and not served.
     ("localhost", "-", ""),
     ("127.0.0.0/8", "-", "2001:db8::1 2001:db8:1::1"),
+    ("127.0.0.1/32", "-", "2001:db8::1 2001:db8:1::1"),
+    ("primary,localhost", "192.168.1.1 2001:db8::1", "192.168.1.1 2001:db8::1"),
+    ("localhost,10.0.0.0/8", "-", "10.20.30.51"),
 ];
 
 #[test]

@@ -1,11 +1,16 @@
 //! The choice of endpoints, case by case, as data.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 
+use svclb_common::addr::Addr4;
 use svclb_common::service::backend_flag::{IN_CLUSTER, IN_LOCAL};
 
 use super::{Policy, categorize};
-use crate::model::{Endpoint, Hints};
+use crate::desired::{Place, services};
+use crate::model::{
+    Endpoint, Family, Hints, Protocol, Service, ServiceKind, ServiceName, ServicePort, Slice, SliceName, SlicePort,
+};
 
 const NODE: &str = "n1";
 
@@ -97,5 +102,52 @@ fn both_lists_hold_what_the_policies_and_the_hints_say() {
         assert_eq!(list(IN_CLUSTER).join(" "), *cluster, "cluster list of case {number}");
         assert_eq!(list(IN_LOCAL).join(" "), *local, "local list of case {number}");
         assert_eq!(lists.any, *any, "any endpoint in case {number}");
+    }
+}
+
+/// Policies, where the endpoints are, whether packets of the internal and of the external policy find nobody here.
+const LACKING: &[(&str, &str, [bool; 2])] = &[
+    ("internal", "0 LR; 1 R; 2 R", [false, false]),
+    ("external", "0 LR; 1 R; 2 R", [false, false]),
+    ("internal external", "0 LR; 1 R; 2 R", [false, false]),
+    ("internal", "0 R; 1 R; 2 R", [true, false]),
+    ("external", "0 R; 1 R; 2 R", [false, true]),
+    ("internal external", "0 R; 1 R; 2 R", [true, true]),
+    ("internal external", "", [false, false]),
+];
+
+#[test]
+fn a_policy_lacks_local_endpoints_where_only_other_nodes_have_some() {
+    for (policies, endpoints, lacking) in LACKING {
+        let (name, protocol): (Arc<str>, _) = ("p80".into(), Protocol::Tcp);
+        let service = Service {
+            name: ServiceName::new("ns1", "svc1"),
+            kind: ServiceKind::NodePort,
+            families: [true, false],
+            cluster_ips: [Some(Ipv4Addr::new(172, 30, 1, 1).into()), None],
+            external_ips: vec![],
+            ingress_ips: vec![],
+            source_ranges: vec![],
+            internal_local: policies.contains("internal"),
+            external_local: policies.contains("external"),
+            health_check_port: None,
+            affinity_seconds: None,
+            ports: vec![ServicePort { name: name.clone(), protocol, port: 80, node_port: 123 }],
+        };
+        let slice = Slice {
+            name: SliceName { namespace: "ns1".into(), name: "svc1".into() },
+            service: service.name.clone(),
+            family: Family::V4,
+            ports: vec![SlicePort { name, protocol, port: 80 }],
+            endpoints: endpoints.split("; ").filter(|text| !text.is_empty()).map(endpoint).collect(),
+            changed: None,
+        };
+        let place = Place {
+            node_name: NODE.into(),
+            node_port_addresses: vec![Ipv4Addr::new(192, 168, 0, 2).into()],
+            ..Place::default()
+        };
+        let tables = services::tables::<Addr4>(&service, &[slice].iter(), &place);
+        assert_eq!(tables[0].1.lacks_local(), *lacking, "{policies}, {endpoints}");
     }
 }

@@ -89,3 +89,59 @@ fn only_a_load_balancer_with_the_policy_local_has_a_health_check_port() {
     assert_eq!(port("LoadBalancer", "Local", 0), (None, vec![]));
     assert_eq!(port("LoadBalancer", "Local", 70_000), (None, vec!["BadPort"]));
 }
+
+#[test]
+fn every_type_of_service_is_taken_for_what_it_is() {
+    let udp = |name: &str, port: u16| json!({"name": name, "port": port, "protocol": "UDP"});
+    let two = json!([udp("p1", 1234), udp("p2", 1235)]);
+    let balancer = |extra: Value| {
+        let mut spec = json!({
+            "type": "LoadBalancer", "clusterIP": "172.16.55.11", "loadBalancerIP": "5.6.7.8", "ports": two,
+        });
+        let spec_fields = spec.as_object_mut().expect("a map");
+        spec_fields.extend(extra.as_object().expect("a map").clone());
+        spec
+    };
+    let local = json!({"externalTrafficPolicy": "Local", "healthCheckNodePort": 345});
+    let cases = [
+        (json!({"clusterIP": "None", "ports": [udp("p", 1)]}), json!([]), "-"),
+        (json!({"clusterIP": "None"}), json!([]), "-"),
+        (json!({"clusterIP": "None", "ports": [{"name": "p", "port": 1, "protocol": "SCTP"}]}), json!([]), "-"),
+        (json!({"type": "ExternalName", "clusterIP": "172.16.55.4", "externalName": "a.example"}), json!([]), "-"),
+        (json!({"clusterIP": ""}), json!([]), "-"),
+        (json!({"clusterIP": "172.16.55.4", "ports": two}), json!([]), "p1/UDP p2/UDP"),
+        (
+            json!({
+                "type": "NodePort", "clusterIP": "172.16.55.10",
+                "ports": [{"name": "p1", "port": 345, "protocol": "UDP", "nodePort": 30345}, {"name": "p2", "port": 344}],
+            }),
+            json!([]),
+            "p1/UDP p2/TCP",
+        ),
+        (balancer(json!({})), json!([{"ip": "10.1.2.4"}]), "p1/UDP p2/UDP at 10.1.2.4"),
+        (balancer(json!({})), json!([{"ip": "10.1.2.4", "ipMode": "VIP"}]), "p1/UDP p2/UDP at 10.1.2.4"),
+        (balancer(json!({})), json!([{"ip": "10.1.2.4", "ipMode": "Proxy"}]), "p1/UDP p2/UDP"),
+        (balancer(local), json!([{"ip": "10.1.2.3"}]), "p1/UDP p2/UDP at 10.1.2.3 health 345"),
+        (
+            balancer(json!({"loadBalancerSourceRanges": [" 10.1.2.0/28"]})),
+            json!([{"ip": "10.1.2.3"}]),
+            "p1/UDP p2/UDP at 10.1.2.3 from 10.1.2.0/28",
+        ),
+    ];
+    for (spec, ingress, expected) in cases {
+        let object = json!({
+            "metadata": {"name": "web"}, "spec": spec, "status": {"loadBalancer": {"ingress": ingress}},
+        });
+        let object: api::Service = serde_json::from_value(object).expect("a Service");
+        let taken = project(&object, WithoutClusterIp::Ignored).0.map_or("-".to_owned(), |service| summary(&service));
+        assert_eq!(taken, expected, "{spec}");
+    }
+}
+
+fn summary(service: &Service) -> String {
+    let mut words: Vec<String> = service.ports.iter().map(|port| format!("{}/{}", port.name, port.protocol)).collect();
+    words.extend(service.ingress_ips.iter().map(|ip| format!("at {ip}")));
+    words.extend(service.source_ranges.iter().map(|range| format!("from {range}")));
+    words.extend(service.health_check_port.map(|port| format!("health {port}")));
+    words.join(" ")
+}
