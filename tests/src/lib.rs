@@ -2,8 +2,10 @@
 
 pub mod bench;
 pub mod cluster;
+pub mod flows;
 pub mod net;
 pub mod packet;
 pub mod parity;
+pub mod script;
 pub mod verifier;
 pub mod world;

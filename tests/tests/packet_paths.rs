@@ -264,24 +264,81 @@ fn affinity_holds_until_its_timeout_and_only_to_a_backend_of_the_list() {
     });
 }
 
+/// What becomes of a flow's next packet.
+#[derive(Clone, Copy)]
+enum Next {
+    /// It goes where the one before went.
+    Same,
+    /// It goes to who serves now.
+    Other,
+    /// Nobody serves it.
+    Refused,
+}
+
+/// What happens to the backend of a flow, and to its next packet of UDP and of TCP. What kube-proxy has to look for
+/// in the connection tracking table and to delete picks again by itself.
+const CHANGES: &[(&str, Next, Next)] = &[
+    ("it goes on serving", Next::Same, Next::Same),
+    ("another one serves beside it", Next::Same, Next::Same),
+    ("it serves on another port", Next::Other, Next::Same),
+    ("another one serves in its place", Next::Other, Next::Same),
+    ("nobody serves", Next::Refused, Next::Same),
+];
+
 #[test]
-fn a_udp_flow_leaves_its_backend_with_the_next_packet_and_tcp_stays() {
+fn a_udp_flow_leaves_a_backend_that_is_gone_with_the_next_packet_and_tcp_stays() {
     everywhere(|world, net, frame, protocol| {
-        let mut scene = Scene::default();
-        let mut spec = service(net, protocol);
-        let number = scene.add(world, &spec);
-        world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
-        scene.drop_backends(world, net.cluster.is_ipv6(), 0, 1);
-        spec.backends = vec![BackendSpec { endpoint: net.local, local: true }];
-        scene.write(world, &spec, number, 1, 0);
-        let packet = if protocol == 6 { tcp(net.client, net.cluster) } else { frame(net.client, net.cluster) };
-        let outcome = world.ingress(Port::Pod, &packet.bytes());
-        if protocol == 6 {
-            assert_eq!(outcome.translated(&[Counter::RequestTranslated]).destination, net.remote);
-        } else {
-            let seen = outcome.translated(&[Counter::RequestTranslated, Counter::FlowRepicked]);
-            assert_eq!(seen.destination, net.local);
+        let other_port = SocketAddr::new(net.remote.ip(), 9090);
+        let frontends = [net.cluster, net.load_balancer, net.node_port];
+        for (at, frontend) in frontends.into_iter().enumerate() {
+            for (number, (change, udp_next, tcp_next)) in CHANGES.iter().enumerate() {
+                let mut scene = Scene::default();
+                let mut spec = service(net, protocol);
+                scene.write_at(world, &spec, 0, 0, 0);
+                let mut client = net.client;
+                client.set_port(30_000 + (at * CHANGES.len() + number) as u16);
+                world.ingress(Port::Pod, &frame(client, frontend).bytes());
+                let backend = |endpoint| BackendSpec { endpoint, local: false };
+                let (first, others) = match *change {
+                    "it goes on serving" => (0, vec![net.remote]),
+                    "another one serves beside it" => (0, vec![net.remote, net.local]),
+                    "it serves on another port" => (1, vec![other_port]),
+                    "another one serves in its place" => (1, vec![net.local]),
+                    _ => (1, vec![]),
+                };
+                if first > 0 {
+                    scene.drop_backends(world, net.cluster.is_ipv6(), 0, 1);
+                }
+                spec.backends = others.iter().copied().map(backend).collect();
+                scene.write_at(world, &spec, 0, first, 0);
+                let packet = if protocol == 6 { tcp(client, frontend) } else { frame(client, frontend) };
+                let outcome = world.ingress(Port::Pod, &packet.bytes());
+                match if protocol == 6 { tcp_next } else { udp_next } {
+                    Next::Same => {
+                        let seen = outcome.translated(&[Counter::RequestTranslated]);
+                        assert_eq!(seen.destination, net.remote, "{change}");
+                    }
+                    Next::Other => {
+                        let seen = outcome.translated(&[Counter::RequestTranslated, Counter::FlowRepicked]);
+                        assert_eq!(seen.destination, others[0], "{change}");
+                    }
+                    Next::Refused => drop(outcome.refused(Counter::RefusedNoEndpoint)),
+                }
+            }
         }
+    });
+}
+
+#[test]
+fn a_flow_from_before_its_service_is_translated_with_the_next_packet_and_other_ports_are_left_alone() {
+    everywhere(|world, net, frame, protocol| {
+        let packet = frame(net.outside, net.load_balancer).bytes();
+        world.ingress(Port::Uplink, &packet).passed(Counter::NoService);
+        Scene::default().add(world, &service(net, protocol));
+        let counters = [Counter::RequestTranslated, Counter::FlowCreated];
+        assert_eq!(world.ingress(Port::Uplink, &packet).translated(&counters).destination, net.remote);
+        let other = SocketAddr::new(net.load_balancer.ip(), 3000);
+        world.ingress(Port::Uplink, &frame(net.outside, other).bytes()).passed(Counter::NoService);
     });
 }
 

@@ -2,16 +2,14 @@
 //! that must first remove what the one before left.
 #![cfg(feature = "kernel")]
 
-mod script;
 mod script_pins;
 
-use script::parse::all;
-use script::show;
-use script::world::Stage;
 use script_pins::Pins;
 use svclb_common::addr::{Addr4, Be16};
 use svclb_common::config::Sizes;
 use svclb_common::schema::{Backend, BackendRef, ServiceKey, ServiceRef};
+use svclb_tests::script::world::Stage;
+use svclb_tests::script::{all, show};
 use svclb_userspace::tables::Tables as _;
 
 /// Small, as every step reads all of it.
@@ -33,8 +31,8 @@ fn sizes_with(own: (&str, u32)) -> Sizes {
 fn every_script_shows_its_tables_in_the_kernel() {
     let pins = Pins::new("scripts");
     let (config, mut v4, mut v6) = pins.load(sizes());
-    for mut script in all() {
-        let mut stage = Stage::new(&script.settings, &config, v4, v6);
+    for mut script in all("scripts") {
+        let mut stage = Stage::new(&script.settings(), &config, v4, v6);
         for step in script.steps() {
             stage.tell(&step.files);
             let report = stage.sync();
@@ -43,7 +41,7 @@ fn every_script_shows_its_tables_in_the_kernel() {
             assert!(stage.drift().is_empty(), "{}: the copy of the tables is not exact", script.name());
             let (v4, v6) = stage.tables();
             let shown = show(v4, v6);
-            script.check(&step, &shown, "in the kernel");
+            script.check_tables(&step, &shown, "in the kernel");
         }
         (v4, v6) = stage.into_tables();
     }

@@ -1,13 +1,10 @@
 //! Every script on tables in memory; then with every single write failing once, and with an agent that
 //! dies at every single write and another that takes over.
 
-mod script;
-
-use script::parse::{Script, all};
-use script::show;
-use script::world::{Settings, Stage};
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::Config;
+use svclb_tests::script::world::{Settings, Stage};
+use svclb_tests::script::{Script, all, show};
 use svclb_userspace::plan::Limits;
 use svclb_userspace::tables::fake::{FakeTables, config};
 use svclb_userspace::tables::faulty::{Fault, FaultyTables};
@@ -27,9 +24,9 @@ fn settings_config() -> Config {
 
 #[test]
 fn every_script_shows_its_tables() {
-    for mut script in all() {
+    for mut script in all("scripts") {
         let (v4, v6) = empty();
-        let mut stage = Stage::new(&script.settings, &settings_config(), v4, v6);
+        let mut stage = Stage::new(&script.settings(), &settings_config(), v4, v6);
         for step in script.steps() {
             stage.tell(&step.files);
             let report = stage.sync();
@@ -37,19 +34,19 @@ fn every_script_shows_its_tables() {
             assert!(stage.drift().is_empty(), "{}: the copy of the tables is not exact", script.name());
             let (v4, v6) = stage.tables();
             let shown = show(v4, v6);
-            script.check(&step, &shown, "on tables in memory");
+            script.check_tables(&step, &shown, "on tables in memory");
         }
     }
 }
 
 #[test]
 fn an_agent_that_starts_at_any_step_writes_nothing_anew() {
-    for script in all() {
+    for script in all("scripts") {
         for last in 0..script.steps().len() {
             let mut stage = faulty(&script, last, empty());
             assert!(stage.sync().failures.is_empty());
             let (v4, v6) = stage.into_tables();
-            let mut again = Stage::new(&script.settings, &settings_config(), v4, v6);
+            let mut again = Stage::new(&script.settings(), &settings_config(), v4, v6);
             again.tell(&script.steps()[last].files);
             assert_eq!(again.sync().writes, 0, "{}, tables number {}", script.name(), last + 1);
         }
@@ -58,7 +55,7 @@ fn an_agent_that_starts_at_any_step_writes_nothing_anew() {
 
 #[test]
 fn a_write_that_fails_is_made_up_for() {
-    for mut script in all() {
+    for mut script in all("scripts") {
         for (last, step) in script.steps().iter().enumerate() {
             for cut in 0.. {
                 let mut stage = faulty(&script, last, empty());
@@ -69,7 +66,7 @@ fn a_write_that_fails_is_made_up_for() {
                 assert!(again.failures.is_empty() && stage.is_settled(), "{}: {again:?}", script.name());
                 let (v4, v6) = stage.tables();
                 let shown = show(v4, v6);
-                script.check(step, &shown, &format!("when write {cut} had failed"));
+                script.check_tables(step, &shown, &format!("when write {cut} had failed"));
                 if !failed {
                     break;
                 }
@@ -80,20 +77,20 @@ fn a_write_that_fails_is_made_up_for() {
 
 #[test]
 fn an_agent_that_dies_at_any_write_leaves_tables_that_another_completes() {
-    for mut script in all() {
+    for mut script in all("scripts") {
         for (last, step) in script.steps().iter().enumerate() {
             for cut in 0.. {
                 let mut stage = faulty(&script, last, empty());
                 set_fault(&mut stage, Fault::From(cut));
                 let died = !stage.sync().failures.is_empty();
                 let (v4, v6) = stage.into_tables();
-                let mut heir = Stage::new(&script.settings, &settings_config(), v4.inner, v6.inner);
+                let mut heir = Stage::new(&script.settings(), &settings_config(), v4.inner, v6.inner);
                 heir.tell(&step.files);
                 let report = heir.sync();
                 assert!(report.failures.is_empty() && heir.is_settled(), "{}: {report:?}", script.name());
                 let (v4, v6) = heir.tables();
                 let shown = show(v4, v6);
-                script.check(step, &shown, &format!("when the agent had died at write {cut}"));
+                script.check_tables(step, &shown, &format!("when the agent had died at write {cut}"));
                 if !died {
                     break;
                 }
@@ -104,7 +101,7 @@ fn an_agent_that_dies_at_any_write_leaves_tables_that_another_completes() {
 
 /// A stage at which all steps before `last` are done, and `last` is told and not written yet.
 fn faulty(script: &Script, last: usize, (v4, v6): Fake) -> Faulty {
-    let settings: &Settings = &script.settings;
+    let settings: &Settings = &script.settings();
     let v4 = FaultyTables::new(v4, Fault::Never);
     let v6 = FaultyTables::new(v6, Fault::Never);
     let mut stage = Stage::new(settings, &settings_config(), v4, v6);

@@ -232,6 +232,32 @@ fn ethernet(kind: EtherType, vlans: &[u16], packet: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// An SCTP packet with a chunk INIT, which opens an association.
+///
+/// # Panics
+/// If source and destination are of two families.
+pub fn sctp_init(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
+    // RFC 9260, 3.3.2: tag, window, streams out and in, first sequence number.
+    let chunk = [1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
+    let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
+    let mut bytes = [ports.as_slice(), &[0; 8], &chunk].concat();
+    let sum = crc32c(&bytes).to_le_bytes();
+    bytes[8..12].copy_from_slice(&sum);
+    udp(source, destination).around(IpNumber::SCTP, &bytes)
+}
+
+/// The checksum of SCTP (RFC 9260, appendix A), bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let mut sum = u32::MAX;
+    for byte in bytes {
+        sum ^= u32::from(*byte);
+        for _ in 0..8 {
+            sum = (sum >> 1) ^ (0x82f6_3b78 & (sum & 1).wrapping_neg());
+        }
+    }
+    !sum
+}
+
 /// An ICMP error "port unreachable" from `from` to `to` that quotes the first `quoted` bytes of the IP packet in
 /// `about`.
 ///

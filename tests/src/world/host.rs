@@ -18,9 +18,10 @@ use svclb_common::schema::{
 };
 use svclb_common::verdict::{COUNTER_SLOTS, Counter, Verdict};
 use svclb_userspace::model::FamilyAddress;
-use svclb_userspace::plan::Limits;
 use svclb_userspace::tables::fake::FakeTables;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use super::limits;
 
 /// What the device did or will do about the transport checksum (`ip_summed` of an `sk_buff`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,15 +130,8 @@ fn name<A: FamilyAddress>(key: &MasqueradeKey<A>) -> MasqueradeName<A> {
 
 impl<A: FamilyAddress> HostTables<A> {
     fn new(sizes: &Sizes) -> Self {
-        let limits = Limits {
-            services: sizes.services,
-            slots: sizes.slot_pairs * 2,
-            backends: sizes.backends,
-            interest_frontends: sizes.interest_frontends,
-            interest_backends: sizes.interest_backends,
-        };
         Self {
-            agent: FakeTables::new(limits),
+            agent: FakeTables::new(limits(sizes)),
             affinity: HashMap::new(),
             masquerade: HashMap::new(),
             sockets: HashMap::new(),

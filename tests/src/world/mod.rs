@@ -5,20 +5,24 @@
 
 pub mod host;
 pub mod kernel;
+mod recorder;
 pub mod scene;
 
 use self::host::{HostEnv, HostPacket, Summed};
 use self::kernel::{DEVICE, KernelEnv};
+pub use self::recorder::Recorder;
 pub use self::scene::{BackendSpec, Scene, ServiceSpec};
 use crate::packet;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
 use svclb_common::conntrack::State;
 use svclb_common::datapath::Attachment;
 use svclb_common::schema::{Device, LAYOUT};
 use svclb_common::service::role;
 use svclb_common::verdict::{Counter, Verdict};
+use svclb_userspace::plan::Limits;
 
 /// What a device is to a packet test.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,16 +51,16 @@ pub const MARK: u16 = 0x5bc1;
 pub const SECOND: u32 = 15;
 
 impl Port {
-    /// The device's record.
-    pub fn record(self) -> Device {
+    /// The device's record; `node` holds the node's addresses.
+    fn record(self, node: (Ipv4Addr, Ipv6Addr)) -> Device {
         if self == Self::Unnumbered {
             return Device { role: role::NODE, ..Device::default() };
         }
         Device {
             role: if self == Self::Uplink { role::NODE } else { role::POD },
             lift: if self == Self::BridgePort { BRIDGE_MAC } else { [0; 6] },
-            masquerade4: NODE4.into(),
-            masquerade6: NODE6.into(),
+            masquerade4: node.0.into(),
+            masquerade6: node.1.into(),
             ..Device::default()
         }
     }
@@ -86,6 +90,17 @@ pub const SIZES: Sizes = Sizes {
     source_ranges: 64,
     sockets: 64,
 };
+
+/// Sizes of the maps that the agent writes.
+pub const fn limits(sizes: &Sizes) -> Limits {
+    Limits {
+        services: sizes.services,
+        slots: sizes.slot_pairs * 2,
+        backends: sizes.backends,
+        interest_frontends: sizes.interest_frontends,
+        interest_backends: sizes.interest_backends,
+    }
+}
 
 /// The CONFIG of packet tests.
 pub fn config() -> Config {
@@ -199,6 +214,7 @@ pub struct World {
     config: Config,
     now: u32,
     random: u32,
+    node: (Ipv4Addr, Ipv6Addr),
 }
 
 impl World {
@@ -240,7 +256,7 @@ impl World {
     }
 
     const fn around(machine: Machine, config: &Config) -> Self {
-        Self { machine, config: *config, now: 1000, random: 1 }
+        Self { machine, config: *config, now: 1000, random: 1, node: (NODE4, NODE6) }
     }
 
     /// CONFIG as it is.
@@ -267,6 +283,35 @@ impl World {
         self.random = random;
     }
 
+    /// Makes the next random number this one.
+    pub const fn draw(&mut self, number: u32) {
+        self.random = test_random_before(number);
+    }
+
+    /// The time, and the state of the random numbers.
+    pub const fn chance(&self) -> (u32, u32) {
+        (self.now, self.random)
+    }
+
+    /// Gives the node other addresses than [`NODE4`] and [`NODE6`] to masquerade with.
+    pub const fn number_node(&mut self, v4: Ipv4Addr, v6: Ipv6Addr) {
+        self.node = (v4, v6);
+    }
+
+    /// Writes into the tables what an engine has written since the last time.
+    ///
+    /// # Panics
+    /// If they cannot be written.
+    pub fn take_over(&mut self, v4: &mut Recorder<Addr4>, v6: &mut Recorder<Addr6>) {
+        let done = match &mut self.machine {
+            Machine::Host(env) => {
+                v4.replay(&mut env.v4.borrow_mut().agent).and_then(|()| v6.replay(&mut env.v6.borrow_mut().agent))
+            }
+            Machine::Kernel(env) => v4.replay(&mut env.v4).and_then(|()| v6.replay(&mut env.v6)),
+        };
+        done.expect("the tables can be written");
+    }
+
     /// A packet enters by a device.
     pub fn ingress(&mut self, port: Port, packet: &[u8]) -> Outcome {
         let (attachment, program) = port.ingress();
@@ -280,11 +325,12 @@ impl World {
 
     fn run(&mut self, ingress: bool, port: Port, attachment: Attachment, program: &str, packet: &[u8]) -> Outcome {
         let counters = self.counters();
+        let device = port.record(self.node);
         let (action, bytes) = match &mut self.machine {
             Machine::Host(env) => {
                 env.now.set(self.now);
                 env.random.set(self.random);
-                env.devices.insert(DEVICE, port.record());
+                env.devices.insert(DEVICE, device);
                 let mut packet = HostPacket {
                     bytes: packet.to_vec(),
                     summed: Summed::Whole,
@@ -298,7 +344,7 @@ impl World {
             }
             Machine::Kernel(env) => {
                 env.set_time(self.now, self.random);
-                env.set_device(&port.record());
+                env.set_device(&device);
                 let ran = env.run(program, packet);
                 self.random = env.random();
                 (ran.action, ran.bytes)
@@ -348,6 +394,12 @@ const fn action(verdict: Verdict) -> i32 {
         Verdict::Refuse(_) => SENT_BACK,
         Verdict::Drop(_) => DROPPED,
     }
+}
+
+/// The state after which [`svclb_common::hash::next_test_random`] gives this number.
+const fn test_random_before(number: u32) -> u32 {
+    // 1 / 1,664,525 modulo 2^32
+    number.wrapping_sub(1_013_904_223).wrapping_mul(4_276_115_653)
 }
 
 fn label(number: usize) -> &'static str {

@@ -11,7 +11,7 @@ use svclb_userspace::plan::Content;
 
 /// One line a frontend, ordered by address. A backend that serves and is in no list of its Service port
 /// stands behind `keeps`.
-pub(crate) fn dump<A: FamilyAddress>(content: &Content<A>) -> String {
+pub(super) fn dump<A: FamilyAddress>(content: &Content<A>) -> String {
     let mut lines = BTreeMap::new();
     for (key, found) in &content.frontends {
         let address: IpAddr = key.address.into();
