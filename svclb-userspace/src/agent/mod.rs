@@ -45,6 +45,7 @@ use crate::tables::{ConfigTable as _, Failure, switch_halves};
 use devices::{DeviceMap, PacketCounters};
 use engine::{Engine, NodeSettings};
 use health_checks::HealthChecks;
+use lock::FolderLock;
 use report::{label, unix_seconds};
 use socket_lb::SocketHooks;
 use sweep::Sweep;
@@ -83,7 +84,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         format!("make {folder}; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)")
     })?;
     let sockets = SocketHooks::prepare(&options)?;
-    let _lock = lock::FolderLock::take(&options.bpffs)?;
+    let _lock = FolderLock::wait(&options.bpffs, lock::PATIENCE).await?;
     let memory = machine_memory().context("read the size of this machine's memory")?;
     let load_options =
         load::Options { bpffs: Some(&options.bpffs), sizes: options.sizes(memory), test_mode: false, programs: &[] };

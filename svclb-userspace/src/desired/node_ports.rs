@@ -13,8 +13,9 @@ use crate::model::{Family, Node};
 pub enum Entry {
     /// `primary`: the addresses of the Node object.
     Primary,
-    /// `localhost`: 127.0.0.0/8 and `::1`. Loopback traffic does not pass the hooks yet, so it names
-    /// addresses that exist and are not served.
+    /// `localhost`: 127.0.0.0/8 and `::1`. No packet can ask for those; the node's own processes reach node ports on
+    /// 127.0.0.1 and `::1` through hooks at their sockets, whatever is listed (`frontends.rs`). So this entry alone
+    /// serves nobody else.
     Localhost,
     /// `all`: every address.
     All,

@@ -44,6 +44,9 @@ const RETRY_LIMIT: Duration = Duration::from_secs(8);
 /// Where Kubernetes puts a Pod's credentials.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
+/// Stands in a kubeconfig for "no proxy", so that none is looked for in the environment (RFC 2606: nobody has it).
+const NO_PROXY: &str = "none.invalid";
+
 /// Problems of one object that are remembered, so that they are told once.
 type Told = HashMap<(String, String), BTreeSet<Problem>>;
 
@@ -93,6 +96,18 @@ pub enum ServerError {
         /// Why not.
         source: Box<kube::config::KubeconfigError>,
     },
+    /// The kubeconfig leads through a proxy.
+    #[error(
+        "--kubeconfig {}: the cluster has the proxy-url {proxy_url}, and the agent goes to the API server by no proxy: \
+         take proxy-url away, and if the server named there cannot be reached from the node, name one with --api-server",
+        file.display()
+    )]
+    Proxy {
+        /// The file.
+        file: PathBuf,
+        /// The proxy.
+        proxy_url: String,
+    },
     /// No client can be made of it.
     #[error("prepare the connection to the API server {url}: {source}")]
     Client {
@@ -106,7 +121,7 @@ pub enum ServerError {
 impl ServerError {
     /// Whether the flags are wrong, rather than what they lead to.
     pub const fn is_usage(&self) -> bool {
-        matches!(self, Self::Nothing { .. } | Self::IsService { .. } | Self::BadUrl { .. })
+        matches!(self, Self::Nothing { .. } | Self::IsService { .. } | Self::BadUrl { .. } | Self::Proxy { .. })
     }
 }
 
@@ -147,9 +162,7 @@ impl Server {
             }
             return Ok(urls.into_iter().map(|url| with_account(url, Path::new(ACCOUNT))).collect());
         };
-        let failed = |source| ServerError::Kubeconfig { file: file.clone(), source: Box::new(source) };
-        let read = Kubeconfig::read_from(file).map_err(failed)?;
-        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await.map_err(failed)?;
+        let config = from_kubeconfig(file).await?;
         if urls.is_empty() {
             return Ok(vec![config]);
         }
@@ -193,6 +206,26 @@ fn parse_url(url: &str, service_host: Option<&str>) -> Result<http::Uri, ServerE
         return Err(ServerError::IsService { url: url.to_owned() });
     }
     Ok(parsed)
+}
+
+/// The configuration in a kubeconfig. Variables such as `HTTPS_PROXY` count for nothing: they are there for programs
+/// that reach out of the cluster, and a node's way to its API server must not hang on a proxy.
+async fn from_kubeconfig(file: &Path) -> Result<Config, ServerError> {
+    let failed = |source| ServerError::Kubeconfig { file: file.to_owned(), source: Box::new(source) };
+    let mut kubeconfig = Kubeconfig::read_from(file).map_err(failed)?;
+    // Kube asks the environment where a cluster has no proxy, so each gets one, and it is taken away again.
+    for cluster in kubeconfig.clusters.iter_mut().filter_map(|named| named.cluster.as_mut()) {
+        if cluster.proxy_url.as_deref().unwrap_or_default().is_empty() {
+            cluster.proxy_url = Some(format!("http://{NO_PROXY}"));
+        }
+    }
+    let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(failed)?;
+    match config.proxy_url.take() {
+        Some(proxy) if proxy.host() != Some(NO_PROXY) => {
+            Err(ServerError::Proxy { file: file.to_owned(), proxy_url: proxy.to_string() })
+        }
+        Some(_) | None => Ok(config),
+    }
 }
 
 /// A configuration with the credentials of a Pod's service account, as far as they are there.
@@ -397,6 +430,51 @@ mod tests {
         assert_eq!(configured, ["https://192.0.2.10:6443/", "https://[2001:db8::1]:6443/"]);
         let error = urls(&["https://192.0.2.10:6443", "192.0.2.11"]).configs().await.expect_err("one is no URL");
         assert!(error.to_string().contains("192.0.2.11"), "{error}");
+    }
+
+    /// A kubeconfig whose cluster has this line more.
+    fn kubeconfig(line: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: one\n\
+             contexts: [{{name: one, context: {{cluster: one, user: one}}}}]\nusers: [{{name: one, user: {{}}}}]\n\
+             clusters:\n- name: one\n  cluster:\n    server: https://192.0.2.10:6443\n{line}"
+        );
+        std::fs::write(file.path(), text).expect("it can be written");
+        file
+    }
+
+    /// What the test below does in a process with the variables.
+    const WITH_PROXY: &str = "SVCLB_TEST_WITH_PROXY";
+
+    #[tokio::test]
+    async fn a_proxy_in_the_environment_is_not_used() {
+        if std::env::var_os(WITH_PROXY).is_none() {
+            for proxy in ["http://192.0.2.99:3128", "no URL at all"] {
+                let mut again = std::process::Command::new(std::env::current_exe().expect("this program"));
+                again.args(["--exact", "k8s::api::tests::a_proxy_in_the_environment_is_not_used"]).env(WITH_PROXY, "");
+                again.env("HTTPS_PROXY", proxy).env("https_proxy", proxy).env("HTTP_PROXY", proxy);
+                let output = again.output().expect("it runs");
+                let said = String::from_utf8_lossy(&output.stdout);
+                assert!(output.status.success() && said.contains("1 passed"), "with HTTPS_PROXY={proxy}:\n{said}");
+            }
+            return;
+        }
+        let file = kubeconfig("");
+        let server = Server { kubeconfig: Some(file.path().to_owned()), urls: Vec::new() };
+        let configs = server.configs().await.expect("it is a good kubeconfig");
+        assert_eq!(configs.first().map(|config| config.proxy_url.clone()), Some(None));
+        server.client().await.map(drop).expect("it makes a client");
+    }
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_names_a_proxy_is_refused_with_what_to_do() {
+        let file = kubeconfig("    proxy-url: http://192.0.2.99:3128\n");
+        let server = Server { kubeconfig: Some(file.path().to_owned()), urls: Vec::new() };
+        let error = server.configs().await.expect_err("there is no way by a proxy");
+        assert!(error.is_usage());
+        let words = error.to_string();
+        assert!(words.contains("192.0.2.99") && words.contains("take proxy-url away"), "{words}");
     }
 
     #[test]

@@ -32,7 +32,7 @@ const CASES: &[(&str, &str, &str)] = &[
     ("primary", "192.168.1.1", "192.168.1.1 2001:db8::1 2001:db8:1::1"),
     ("primary", "10.20.30.51 192.168.1.1 2001:db8:1::1", "10.20.30.51 2001:db8:1::1"),
     ("primary,192.168.0.0/16", "10.20.30.51 2001:db8::1", "10.20.30.51 192.168.1.1 2001:db8::1"),
-    // Loopback is named and not served.
+    // No packet asks for a loopback address; sockets are another matter (`frontends.rs`).
     ("localhost", "-", ""),
     ("127.0.0.0/8", "-", "2001:db8::1 2001:db8:1::1"),
     ("127.0.0.1/32", "-", "2001:db8::1 2001:db8:1::1"),
