@@ -4,6 +4,7 @@
 //! Flags have kube-proxy's names where they mean the same. What a flag or its variable says goes before
 //! what the file says, so options have no defaults of clap's: these come in last, in the methods.
 
+mod conntrack;
 mod kube_proxy_file;
 mod kube_proxy_flags;
 #[cfg(test)]
@@ -13,19 +14,18 @@ mod values;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use regex::Regex;
 use svclb_common::config::{CLUSTER_CIDRS, Sizes};
-use svclb_common::conntrack::State;
 
 use crate::bpf::attach;
 use crate::desired::datapath_config::Settings;
 use crate::desired::node_ports;
 use crate::model::Family;
+pub use conntrack::Conntrack;
 use kube_proxy_flags::KubeProxyFlags;
 
 /// Folder of pins unless `--bpffs` says otherwise.
@@ -111,9 +111,9 @@ pub struct AgentOptions {
     /// An IPv6 address makes the two addresses above IPv6 ones where they are not given.
     #[arg(long, env = "SVCLB_BIND_ADDRESS", value_name = "ADDRESS")]
     pub bind_address: Option<IpAddr>,
-    /// How long idle flows are kept.
+    /// Connection tracking, svclb's and the kernel's.
     #[command(flatten)]
-    pub timeouts: Timeouts,
+    pub conntrack: Conntrack,
     /// Entries of maps that are made anew, as NAME=ENTRIES: flow_buckets, spill_buckets, frontend_buckets,
     /// services, slot_pairs, backends, masquerade, affinity, source_ranges, sockets. Follows the machine's memory if not
     /// given.
@@ -128,39 +128,6 @@ pub struct AgentOptions {
     /// What is accepted for the sake of command lines for kube-proxy.
     #[command(flatten)]
     pub without_meaning: KubeProxyFlags,
-}
-
-/// How long an idle flow is kept. 0 is as if not given.
-#[derive(Args, Clone, Copy, Default, Debug)]
-pub struct Timeouts {
-    /// How long an idle TCP connection is kept; 24h if not given.
-    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
-    pub conntrack_tcp_timeout_established: Option<Duration>,
-    /// The same for a TCP connection that one side has closed; 1h if not given.
-    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
-    pub conntrack_tcp_timeout_close_wait: Option<Duration>,
-    /// The same for UDP without a reply so far; 30s if not given.
-    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
-    pub conntrack_udp_timeout: Option<Duration>,
-    /// The same for UDP with replies; 2m if not given.
-    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
-    pub conntrack_udp_timeout_stream: Option<Duration>,
-}
-
-impl Timeouts {
-    /// Seconds, by state, of what is given.
-    fn seconds(&self) -> Vec<(State, u32)> {
-        let by_state = [
-            (State::ESTABLISHED, self.conntrack_tcp_timeout_established),
-            (State::CLIENT_CLOSED, self.conntrack_tcp_timeout_close_wait),
-            (State::BACKEND_CLOSED, self.conntrack_tcp_timeout_close_wait),
-            (State::UNREPLIED, self.conntrack_udp_timeout),
-            (State::REPLIED, self.conntrack_udp_timeout_stream),
-        ];
-        let seconds = |timeout: Duration| u32::try_from(timeout.as_millis().div_ceil(1000)).unwrap_or(u32::MAX);
-        let given = by_state.into_iter().filter_map(|(state, timeout)| Some((state, seconds(timeout?))));
-        given.filter(|(_, seconds)| *seconds > 0).collect()
-    }
 }
 
 /// How it is told whether a source is local (kube-proxy's `detectLocalMode`).
@@ -415,7 +382,7 @@ impl AgentOptions {
         Settings {
             cluster_cidrs: (!by_node).then(|| self.cluster_cidr.iter().map(IpNet::trunc).collect()),
             masquerade_all: self.masquerade_all.unwrap_or(false),
-            timeouts: self.timeouts.seconds(),
+            timeouts: self.conntrack.flow_timeouts(),
             namespace: 0,
         }
     }

@@ -5,6 +5,7 @@
 //! every few minutes the kernel's maps are compared with what was written to them. When the task ends,
 //! maps, programs and hooks stay as they are: the next agent goes on with them.
 
+pub mod conntrack;
 pub mod devices;
 pub mod engine;
 mod health_checks;
@@ -30,11 +31,13 @@ use tracing::{debug, info, warn};
 use crate::bpf::attach::Attacher;
 use crate::bpf::load::{self, Object};
 use crate::bpf::probe::Probe;
+use crate::bpf::sysctl_notes::Notes;
 use crate::clock::jiffies_per_second;
 use crate::config::AgentOptions;
 use crate::desired::datapath_config::{self, Identity, Settings};
 use crate::health::Health;
 use crate::heap;
+use crate::host::sysctl::Folder;
 use crate::host::{self, Attachment, DeviceEvent, HostEvent, NodeAddresses};
 use crate::ids::GRACE;
 use crate::k8s;
@@ -42,6 +45,7 @@ use crate::metrics::Metrics;
 use crate::model::{Event, Family, Problem};
 use crate::tables::bpf::{BpfConfig, BpfTables};
 use crate::tables::{ConfigTable as _, Failure, switch_halves};
+use conntrack::Conntrack;
 use devices::{DeviceMap, PacketCounters};
 use engine::{Engine, NodeSettings};
 use health_checks::HealthChecks;
@@ -53,7 +57,7 @@ use sweep::Sweep;
 /// How often everything is computed anew and compared with the kernel's maps.
 const CHECK: Duration = Duration::from_mins(5);
 
-/// How often it is said that a first list is still missing.
+/// How often it is said that a first list is still missing, and looked for sysctls that are.
 const MISSING: Duration = Duration::from_secs(10);
 
 /// How often the interest bitmaps are rebuilt. Not below the time that bits of removed members are kept,
@@ -85,6 +89,9 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     })?;
     let sockets = SocketHooks::prepare(&options)?;
     let _lock = FolderLock::wait(&options.bpffs, lock::PATIENCE).await?;
+    let wanted = options.conntrack.sysctls(conntrack::online_cpus());
+    let mut conntrack = Conntrack::new(Folder::conntrack(), Notes::beside(&options.bpffs), wanted);
+    conntrack.write();
     let memory = machine_memory().context("read the size of this machine's memory")?;
     let load_options =
         load::Options { bpffs: Some(&options.bpffs), sizes: options.sizes(memory), test_mode: false, programs: &[] };
@@ -130,6 +137,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         health,
         metrics,
         problems,
+        conntrack,
         started: Instant::now(),
         started_at: SystemTime::now(),
         needs_node,
@@ -191,6 +199,7 @@ struct Agent {
     health: Health,
     metrics: Metrics,
     problems: UnboundedSender<Problem>,
+    conntrack: Conntrack,
     started: Instant,
     started_at: SystemTime,
     /// Without its Node object this node must not get traffic from load balancers.
@@ -216,6 +225,8 @@ impl Agent {
         check.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut missing = interval_at(tokio::time::Instant::now() + MISSING, MISSING);
         missing.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut sysctls = interval_at(tokio::time::Instant::now() + MISSING, MISSING);
+        sysctls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rebuild = interval_at(tokio::time::Instant::now() + REBUILD, REBUILD);
         loop {
             let retry = [self.retry, self.health_checks.again()].into_iter().flatten().min();
@@ -237,6 +248,7 @@ impl Agent {
                         warn!("still waiting for the first list of {}", kinds.join(", "));
                     }
                 }
+                _ = sysctls.tick(), if self.conntrack.waits() => self.conntrack.write(),
                 _ = check.tick() => self.check(),
                 _ = rebuild.tick() => self.rebuild(),
                 () = sleep_until(retry.unwrap_or_else(Instant::now).into()), if retry.is_some() => {}

@@ -8,4 +8,5 @@ pub mod pin;
 pub mod pod;
 pub mod probe;
 pub mod sys;
+pub mod sysctl_notes;
 mod tcx;

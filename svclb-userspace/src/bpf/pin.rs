@@ -5,6 +5,7 @@
 //! | `links/<index>-ingress`, `links/<index>-egress` | the TCX links of a device, by interface index |
 //! | `sockets/<cgroup>-<name>` | the links of the programs for sockets, by the number of their cgroup |
 //! | `programs/<name>` | the programs that the running agent has loaded |
+//! | `sysctls/<name>` | no pins, but what was in a sysctl before: [`super::sysctl_notes`] |
 //!
 //! A pinned link keeps its program attached when the agent is gone. The next agent finds it by its name and
 //! puts its own program into it.

@@ -8,9 +8,12 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use svclb_common::schema::MAPS;
 
+use crate::agent::conntrack;
 use crate::agent::lock::FolderLock;
 use crate::bpf::attach;
+use crate::bpf::sysctl_notes::Notes;
 use crate::config::DEFAULT_BPFFS;
+use crate::host::sysctl::Folder;
 
 /// Options of `svclb cleanup`.
 #[derive(Args, Clone, Debug)]
@@ -20,7 +23,7 @@ pub struct CleanupOptions {
     pub bpffs: PathBuf,
 }
 
-/// Removes hooks, programs and maps of an agent that does not run any more. To be called in the network
+/// Removes hooks, programs and maps of an agent that does not run any more, and puts back the sysctls that it wrote. To be called in the network
 /// namespace of its node. Connections through Services break.
 pub fn run(options: &CleanupOptions) -> Result<()> {
     let folder = &options.bpffs;
@@ -37,6 +40,7 @@ pub fn run(options: &CleanupOptions) -> Result<()> {
             Err(error) => return Err(error).with_context(|| format!("remove {}", pin.display())),
         }
     }
+    let sysctls = conntrack::restore(&Folder::conntrack(), &Notes::beside(folder))?;
     if lock.is_some() {
         match fs::remove_dir(folder) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -47,6 +51,9 @@ pub fn run(options: &CleanupOptions) -> Result<()> {
     }
     let links = removed.links.len();
     let filters = removed.filters.len();
-    writeln!(io::stdout(), "removed {maps} maps, links on {links} devices, filters on {filters} devices")
-        .context("say what was removed")
+    writeln!(
+        io::stdout(),
+        "removed {maps} maps, links on {links} devices, filters on {filters} devices; put {sysctls} sysctls back"
+    )
+    .context("say what was removed")
 }

@@ -44,8 +44,11 @@ struct ClientConnection {
 }
 
 #[derive(Deserialize, Default, Debug)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct Conntrack {
+    max_per_core: Option<u32>,
+    min: Option<u32>,
+    tcp_be_liberal: Option<bool>,
     #[serde(rename = "tcpEstablishedTimeout")]
     established: Option<String>,
     #[serde(rename = "tcpCloseWaitTimeout")]
@@ -70,12 +73,15 @@ struct Masquerading {
 }
 
 /// The paths of [`Used`].
-const USED: [&str; 19] = [
+const USED: [&str; 22] = [
     "apiVersion",
     "kind",
     "bindAddress",
     "clientConnection.kubeconfig",
     "clusterCIDR",
+    "conntrack.maxPerCore",
+    "conntrack.min",
+    "conntrack.tcpBeLiberal",
     "conntrack.tcpEstablishedTimeout",
     "conntrack.tcpCloseWaitTimeout",
     "conntrack.udpTimeout",
@@ -95,20 +101,16 @@ const USED: [&str; 19] = [
 const AT_ONCE: &str = "changes are written at once";
 const LOGS: &str = "logs go to stderr at once; RUST_LOG chooses";
 const REQUESTS: &str = "the agent has three watches, in JSON";
-const TABLES: &str = "flows are in svclb's own tables, see --map-sizes";
 const WINDOWS: &str = "this is no Windows";
 
 /// Fields without a meaning, whole parts of the file among them, and what is instead.
-const UNUSED: [(&str, &str); 29] = [
+const UNUSED: [(&str, &str); 26] = [
     ("bindAddressHardFail", "an address that is taken is tried again"),
     ("clientConnection.acceptContentTypes", REQUESTS),
     ("clientConnection.burst", REQUESTS),
     ("clientConnection.contentType", REQUESTS),
     ("clientConnection.qps", REQUESTS),
     ("configSyncPeriod", "everything is compared with the kernel every five minutes"),
-    ("conntrack.maxPerCore", TABLES),
-    ("conntrack.min", TABLES),
-    ("conntrack.tcpBeLiberal", "no packet is judged by its place in the TCP window"),
     ("detectLocal", "what is local is told by prefixes alone"),
     ("enableProfiling", "there is no profiling"),
     ("featureGates", "there are none"),
@@ -222,14 +224,17 @@ impl Used {
 
         let conntrack = self.conntrack.unwrap_or_default();
         let timeout = |text: &Option<String>, name: &str| given(text.as_deref(), name, values::timeout);
-        let timeouts = &mut options.timeouts;
+        let tracking = &mut options.conntrack;
         let established = timeout(&conntrack.established, "conntrack.tcpEstablishedTimeout")?;
-        or(&mut timeouts.conntrack_tcp_timeout_established, established);
+        or(&mut tracking.conntrack_tcp_timeout_established, established);
         let close_wait = timeout(&conntrack.close_wait, "conntrack.tcpCloseWaitTimeout")?;
-        or(&mut timeouts.conntrack_tcp_timeout_close_wait, close_wait);
-        or(&mut timeouts.conntrack_udp_timeout, timeout(&conntrack.udp, "conntrack.udpTimeout")?);
+        or(&mut tracking.conntrack_tcp_timeout_close_wait, close_wait);
+        or(&mut tracking.conntrack_udp_timeout, timeout(&conntrack.udp, "conntrack.udpTimeout")?);
         let stream = timeout(&conntrack.udp_stream, "conntrack.udpStreamTimeout")?;
-        or(&mut timeouts.conntrack_udp_timeout_stream, stream);
+        or(&mut tracking.conntrack_udp_timeout_stream, stream);
+        or(&mut tracking.conntrack_tcp_be_liberal, conntrack.tcp_be_liberal);
+        or(&mut tracking.conntrack_max_per_core, conntrack.max_per_core);
+        or(&mut tracking.conntrack_min, conntrack.min);
 
         let logging = self.logging.unwrap_or_default();
         or(&mut options.verbosity, logging.verbosity.filter(|verbosity| *verbosity > 0));

@@ -25,17 +25,13 @@ const LOGS: &str = "logs go to stderr, one line each; RUST_LOG chooses";
 const NO_IPVS: &str = "nothing of ipvs is used; endpoints are picked at random";
 const PREFIXES: &str = "what is local is told by prefixes alone, see --detect-local-mode";
 const REQUESTS: &str = "the agent has three watches, in JSON";
-const TABLES: &str = "flows are in svclb's own tables, see --map-sizes";
 
-const FLAGS: [(&str, Shape, &str); 42] = [
+const FLAGS: [(&str, Shape, &str); 39] = [
     ("add_dir_header", Switch, LOGS),
     ("alsologtostderr", Switch, LOGS),
     ("bind-address-hard-fail", Switch, "an address that is taken is tried again"),
     ("boot-id-file", Valued, "it is not read"),
     ("config-sync-period", Valued, "everything is compared with the kernel every five minutes"),
-    ("conntrack-max-per-core", Valued, TABLES),
-    ("conntrack-min", Valued, TABLES),
-    ("conntrack-tcp-be-liberal", Switch, "no packet is judged by its place in the TCP window"),
     ("feature-gates", Valued, "there are none"),
     ("iptables-localhost-nodeports", Switch, "node ports are not served on loopback addresses"),
     ("iptables-masquerade-bit", Valued, "no packet is marked"),

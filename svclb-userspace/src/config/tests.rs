@@ -142,12 +142,15 @@ fn fields_of_the_file_become_options() {
         ("mode: nftables\ndetectLocalMode: NodeCIDR", &["--detect-local-mode=NodeCIDR"]),
         (
             "mode: nftables\nconntrack: {tcpEstablishedTimeout: 2h0m0s, tcpCloseWaitTimeout: 60s, udpTimeout: 5s, \
-             udpStreamTimeout: 1m}",
+             udpStreamTimeout: 1m, tcpBeLiberal: true, maxPerCore: 0, min: 7}",
             &[
                 "--conntrack-tcp-timeout-established=2h",
                 "--conntrack-tcp-timeout-close-wait=1m",
                 "--conntrack-udp-timeout=5s",
                 "--conntrack-udp-timeout-stream=60s",
+                "--conntrack-tcp-be-liberal",
+                "--conntrack-max-per-core=0",
+                "--conntrack-min=7",
             ],
         ),
         ("mode: nftables\nlogging: {format: json, verbosity: 5}", &["--logging-format=json", "-v=5"]),
@@ -163,8 +166,9 @@ fn fields_of_the_file_become_options() {
 /// What options come to.
 fn outcome(options: &AgentOptions) -> String {
     format!(
-        "{:?} {:?} {} {} {:?} {:?} {:?} {}",
+        "{:?} {:?} {:?} {} {} {:?} {:?} {:?} {}",
         options.settings(),
+        options.conntrack.sysctls(64),
         options.node_ports(),
         options.healthz_bind_address(),
         options.metrics_bind_address(),
@@ -197,13 +201,13 @@ fn what_has_no_meaning_and_what_is_unknown_is_named() {
         "",
         &file(
             "ipvs: {scheduler: rr}\noomScoreAdj: -998\niptables: {syncPeriod: 30s, futureField: 1}\n\
-             conntrack: {maxPerCore: 32768}\nnewThing: {a: 1}\nfeatureGates: {A: false}",
+             conntrack: {futureLimit: 32768}\nnewThing: {a: 1}\nfeatureGates: {A: false}",
         ),
     )
     .expect("unknown fields are tolerated");
     let named: Vec<&str> = warnings.iter().filter_map(|warning| warning.split_whitespace().next()).collect();
     let mut wanted =
-        ["conntrack.maxPerCore", "iptables.futureField", "iptables.syncPeriod", "ipvs", "newThing", "oomScoreAdj"];
+        ["conntrack.futureLimit", "iptables.futureField", "iptables.syncPeriod", "ipvs", "newThing", "oomScoreAdj"];
     wanted.sort_unstable();
     let mut sorted = named.clone();
     sorted.sort_unstable();
@@ -223,6 +227,7 @@ fn a_file_that_cannot_be_used_is_refused_with_the_reason() {
         (file("nodePortAddresses: 10.0.0.0/8"), "a field has no value of its kind"),
         (file("healthzBindAddress: nowhere"), "healthzBindAddress: "),
         (file("conntrack: {udpTimeout: 5d}"), "conntrack.udpTimeout: "),
+        (file("conntrack: {maxPerCore: -1}"), "a field has no value of its kind"),
         (file("detectLocalMode: Guess"), "detectLocalMode: not one of"),
         (file("detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}"), "--cluster-cidr"),
     ];

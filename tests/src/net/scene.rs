@@ -212,11 +212,15 @@ impl Scene {
         SocketAddr::new(if v6 { address.v6.into() } else { address.v4.into() }, port)
     }
 
+    /// The file with the log of a node's agents.
+    pub fn agent_log(&self, node: u8) -> PathBuf {
+        self.how.logs.join(format!("node{node}.log"))
+    }
+
     /// The ends of the agents' logs.
     fn logs(&self) -> String {
         let end = |node: u8| {
-            let path = self.how.logs.join(format!("node{node}.log"));
-            let log = fs::read_to_string(&path).unwrap_or_default();
+            let log = fs::read_to_string(self.agent_log(node)).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();
             let end = lines.get(lines.len().saturating_sub(10)..).unwrap_or_default();
             format!("\nagent of node{node}, the end of its log:\n{}", end.join("\n"))
