@@ -137,6 +137,8 @@ mod tests {
     fn terminating_endpoints_count_only_while_they_are_ready() {
         let v4 = slice("v4", &["10.0.0.1 n1 serving,terminating"]);
         assert_eq!(counted([true, false], &[v4]), [0, 0]);
+        let all = ["10.0.1.1 n1 serving,terminating", "10.0.1.2 n1 serving", "10.0.1.3 n1 terminating"];
+        assert_eq!(counted([true, false], &[slice("v4", &all)]), [0, 0]);
         let not_ready_published = slice("v4", &["10.0.0.1 n1 ready,terminating"]);
         assert_eq!(counted([true, false], &[not_ready_published]), [1, 1]);
     }

@@ -51,6 +51,20 @@ What kube-proxy does is what it does in its nftables mode.
 | --- | --- | --- | --- |
 ";
 
+const BEYOND: &str = "
+Differences that no row can show:
+
+- A refusal of TCP is a reset, where kube-proxy sends ICMP errors; a process of the node is told at its call.
+- A process of the node is not masqueraded: its packets have the address from which the node reaches the endpoint. A
+  socket that is bound to an address, as of a load balancer, keeps it; kube-proxy masquerades it.
+- A UDP flow to a node port whose Service has no endpoint left is refused; kube-proxy leaves it with the last endpoint.
+  Of other flows that kube-proxy deletes from the connection tracking table when endpoints change, the next packet
+  picks another endpoint.
+- There is no filter rule: none that accepts health check ports, none that drops what connection tracking finds
+  invalid, none that keeps packets from outside away from 127.0.0.0/8 (the kernel drops these by itself, unless
+  `route_localnet` is set, which svclb does not need).
+";
+
 /// The document about these scripts.
 pub fn report(scripts: &[Script]) -> String {
     let mut text = HEAD.to_owned();
@@ -76,6 +90,7 @@ pub fn report(scripts: &[Script]) -> String {
         let still = if remark.mark == Mark::SoFar { ", so far" } else { "" };
         line(&mut text, &format!("| `{row}` | {} | {}{still} | {} |", row.outcome, remark.outcome, remark.reason));
     }
+    text.push_str(BEYOND);
     text
 }
 
