@@ -14,10 +14,11 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use svclb_common::wire::protocol::{SCTP, TCP};
 use svclb_tests::{
-    flows::{From, Outcome, Row, rows},
+    flows::{From, Outcome, Row, rows, twin},
     net::{Agent, AgentCommand, Answerer, Client, FailureKind, Lab, LabOptions, Netns, agent_binary},
-    script::{Script, Step, all, world::Settings},
+    script::{Files, Script, Step, all, world::Settings},
 };
+use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -72,12 +73,14 @@ impl Stage {
         let mut there = "link set eth0 up\n".to_owned();
         // By the device with the default route, the agent knows the node's main address.
         here.push_str("address flush dev eth0 scope global\n");
-        for own in &settings.addresses {
+        // The kernel lists IPv4 addresses as they came, IPv6 addresses the other way round.
+        let (v4, v6): (Vec<IpAddr>, Vec<IpAddr>) = settings.addresses.iter().partition(|own| own.is_ipv4());
+        for own in v4.iter().chain(v6.iter().rev()) {
             writeln!(here, "address add {own}{} dev eth0", end(*own))?;
-            if own.is_ipv6() {
-                // Neighbours are told of an IPv6 address only by the device that has it.
-                writeln!(here, "address add {own}{} dev pods", end(*own))?;
-            }
+        }
+        for own in v6 {
+            // Neighbours are told of an IPv6 address only by the device that has it.
+            writeln!(here, "address add {own}{} dev pods", end(own))?;
         }
         here.push_str("route add default dev eth0\n");
         // A load balancer address that a process of the node has as source is an address of the node.
@@ -133,6 +136,31 @@ fn flags(settings: &Settings) -> Vec<String> {
     flags
 }
 
+/// An agent and the folder of its manifests and its log.
+struct Running {
+    agent: Agent,
+    _folder: TempDir,
+}
+
+impl Running {
+    async fn start(lab: &Lab, flags: &[String], files: &Files) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let manifests = folder.path().join("manifests");
+        fs::create_dir(&manifests)?;
+        for (name, text) in files {
+            fs::write(manifests.join(name), text)?;
+        }
+        let command = AgentCommand {
+            binary: agent_binary()?,
+            source: vec!["--manifests".into(), manifests.into()],
+            attach: "auto".to_owned(),
+            more: flags.iter().map(Into::into).collect(),
+            logs: folder.path().to_owned(),
+        };
+        Ok(Self { agent: Agent::start(lab, 1, &command).await?, _folder: folder })
+    }
+}
+
 /// Asks the rows of a script that begin at the node. SCTP, of which svclb serves no sockets, is left out.
 async fn ask_script(script: &Script) -> Result<usize> {
     let of_node = |row: &Row| row.from == From::Node && row.protocol != SCTP;
@@ -146,29 +174,27 @@ async fn ask_script(script: &Script) -> Result<usize> {
         return Ok(0);
     }
     let stage = Stage::new(&script.settings(), &all_rows)?;
+    // An agent that would be told nothing else goes on.
+    let mut running: Option<(Vec<String>, Files, Running)> = None;
     for (step, rows) in &steps {
-        let folder = tempfile::tempdir()?;
-        let manifests = folder.path().join("manifests");
-        fs::create_dir(&manifests)?;
-        for (name, text) in &step.files {
-            fs::write(manifests.join(name), text)?;
-        }
-        let command = AgentCommand {
-            binary: agent_binary()?,
-            source: vec!["--manifests".into(), manifests.into()],
-            attach: "auto".to_owned(),
-            more: flags(&step.settings).into_iter().map(Into::into).collect(),
-            logs: folder.path().to_owned(),
+        let flags = flags(&step.settings);
+        let agent = match running.take() {
+            Some((own, files, agent)) if own == flags && files == step.files => agent,
+            before => {
+                if let Some((_, _, before)) = before {
+                    before.agent.kill().await?;
+                }
+                Running::start(&stage.lab, &flags, &step.files).await?
+            }
         };
-        let mut agent = Agent::start(&stage.lab, 1, &command).await?;
+        let (_, _, agent) = running.insert((flags, step.files.clone(), agent));
         for row in rows {
             let seen = ask(stage.lab.node(1).netns(), row, &step.settings).await;
             let seen = seen.with_context(|| format!("{row}, with {:?}", step.settings))?;
             let expected = row.expected();
             ensure!(row.agrees(&seen, expected), "{row} = {seen}\nmust be {expected}, with {:?}", step.settings);
         }
-        agent.check()?;
-        agent.kill().await?;
+        agent.agent.check()?;
     }
     Ok(all_rows.len())
 }
@@ -178,9 +204,12 @@ async fn every_flow_of_kube_proxys_tests_from_the_node_goes_where_its_row_says()
     let mut asked = 0;
     let mut wanted = 0;
     for script in all("flows") {
-        let all: Vec<Row> = rows(&script).into_iter().flat_map(|(_, rows)| rows).collect();
-        wanted += all.iter().filter(|row| row.from == From::Node && row.protocol != SCTP).count();
-        asked += ask_script(&script).await.with_context(|| format!("script {}", script.name()))?;
+        let in_ipv6 = script.settings().twin.then(|| twin(&script));
+        for script in [Some(script), in_ipv6].into_iter().flatten() {
+            let all: Vec<Row> = rows(&script).into_iter().flat_map(|(_, rows)| rows).collect();
+            wanted += all.iter().filter(|row| row.from == From::Node && row.protocol != SCTP).count();
+            asked += ask_script(&script).await.with_context(|| format!("script {}", script.name()))?;
+        }
     }
     ensure!(asked == wanted && asked > 0, "{asked} of {wanted} rows were asked");
     eprintln!("{asked} rows of kube-proxy's flows, over all steps, were asked by processes of the node");

@@ -33,7 +33,8 @@ these tests are rows in `tests/tests/flows`, with the objects that make them so.
 the packets is asked for them: the agent's intake, policy and plan write the tables, and the datapath on the host and
 the loaded programs get the packets (`tests/tests/packet_flows.rs`); rows of processes of the node are asked of the
 datapath on the host, and of real sockets (`tests/tests/netns_flows.rs`). Each endpoint of a row must get the same
-share, and no other any. Rows in IPv6 are those in IPv4 with other addresses.
+share, and no other any. Rows of pods are asked as from a pod of this node, and, where the prefix of pods is known, as
+from one of another node. Rows in IPv6 are those in IPv4 with other addresses.
 
 This file is written by `SVCLB_UPDATE_SCRIPTS=1 cargo test -p svclb-tests --test packet_flows`, and compared with the
 rows by each test run.
@@ -45,7 +46,7 @@ rows by each test run.
 const DIFFERENCES: &str = "
 ## Where svclb differs
 
-What kube-proxy does is what it does in its nftables mode.
+What kube-proxy does is what it does in its nftables mode; of rows that its iptables mode has alone, the scripts say so.
 
 | row | kube-proxy | svclb | why |
 | --- | --- | --- | --- |
@@ -63,6 +64,7 @@ Differences that no row can show:
 - There is no filter rule: none that accepts health check ports, none that drops what connection tracking finds
   invalid, none that keeps packets from outside away from 127.0.0.0/8 (the kernel drops these by itself, unless
   `route_localnet` is set, which svclb does not need).
+- Health check ports are not answered on loopback addresses, also where `--nodeport-addresses` names these.
 ";
 
 /// The document about these scripts.
