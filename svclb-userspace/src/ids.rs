@@ -155,6 +155,13 @@ impl Ranges {
         }
     }
 
+    /// Slots in ranges that were given and not freed.
+    pub fn used(&self) -> usize {
+        let free: u32 = self.free.values().sum();
+        let resting: u32 = self.resting.iter().map(|(_, range)| range.count).sum();
+        (self.entries - free - resting) as usize
+    }
+
     fn merge(&mut self, range: Range) {
         let Range { mut first, mut count } = range;
         if let Some((before, length)) = self.free.range(..first).next_back().map(|(a, b)| (*a, *b))
@@ -311,11 +318,15 @@ impl<A: FamilyAddress> Ids<A> {
         self.backends.get(&service).into_iter().flatten().map(|(target, number)| (target, *number))
     }
 
-    /// Frees an endpoint's backend number. Until another owner gets it, the endpoint can have it back.
-    pub fn release_backend(&mut self, service: u32, target: &Target<A>, now: Duration) {
+    /// Frees an endpoint's backend number, if it is this one: tables left by an agent that died may hold the
+    /// endpoint twice. Until another owner gets it, the endpoint can have it back.
+    pub fn release_backend(&mut self, service: u32, target: &Target<A>, number: u32, now: Duration) {
         let Some(own) = self.backends.get_mut(&service) else { return };
         let Ok(place) = own.binary_search_by(|(own, _)| own.cmp(target)) else { return };
-        let (_, number) = own.remove(place);
+        if own[place].1 != number {
+            return;
+        }
+        own.remove(place);
         self.backend_numbers.release(number, now);
         if self.unwritten.remove(&number) {
             return;
@@ -393,10 +404,10 @@ mod tests {
         let mut ids = Ids::new(8, 2);
         assert_eq!(ids.give_backend(1, target(1), at(0)), Ok(Given::New(1)));
         ids.written(1);
-        ids.release_backend(1, &target(1), at(0));
+        ids.release_backend(1, &target(1), 1, at(0));
         assert_eq!(ids.give_backend(1, target(2), at(6)), Ok(Given::New(1)));
         ids.written(1);
-        ids.release_backend(1, &target(2), at(6));
+        ids.release_backend(1, &target(2), 1, at(6));
         assert_eq!(ids.give_backend(1, target(1), at(12)), Ok(Given::New(1)), "it was another's in between");
     }
 }

@@ -65,6 +65,8 @@ pub struct Metrics {
     pub service_numbers: Family<FamilyLabel, Gauge>,
     /// Backend numbers in use.
     pub backend_numbers: Family<FamilyLabel, Gauge>,
+    /// Slots in use.
+    pub slots: Family<FamilyLabel, Gauge>,
     /// Unix time of the last complete synchronization, in seconds.
     pub last_sync: Gauge<f64, AtomicU64>,
     /// Times that tables were found to differ from what was written.
@@ -94,6 +96,7 @@ impl Metrics {
             slices: Gauge::default(),
             service_numbers: Family::default(),
             backend_numbers: Family::default(),
+            slots: Family::default(),
             last_sync: Gauge::default(),
             drift: Family::default(),
             bad_objects: Family::default(),
@@ -115,6 +118,7 @@ impl Metrics {
         registry.register("endpoint_slices", "EndpointSlices known", all.slices);
         registry.register("service_numbers", "Service numbers in use", all.service_numbers);
         registry.register("backend_numbers", "Backend numbers in use", all.backend_numbers);
+        registry.register("slots", "Slots in use", all.slots);
         registry.register("last_sync_timestamp_seconds", "Time of the last complete synchronization", all.last_sync);
         registry.register("table_drift", "Times that tables differed from what was written", all.drift);
         registry.register("bad_objects", "Bad objects or parts of objects", all.bad_objects);

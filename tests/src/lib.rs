@@ -7,5 +7,6 @@ pub mod net;
 pub mod packet;
 pub mod parity;
 pub mod script;
+pub mod sequences;
 pub mod verifier;
 pub mod world;

@@ -17,6 +17,7 @@ mod process;
 mod progress;
 mod repository;
 mod run;
+mod sequences;
 mod setup;
 mod test;
 mod tidy;
@@ -39,6 +40,7 @@ enum Command {
     Run(run::Args),
     Parity(parity::Args),
     Bench(bench::Args),
+    Sequences(sequences::Args),
     Setup(setup::Args),
     Test(test::Args),
     Tidy(tidy::Args),
@@ -63,6 +65,7 @@ impl Command {
             Self::Run(args) => run::run(args),
             Self::Parity(args) => parity::run(args),
             Self::Bench(args) => bench::run(args),
+            Self::Sequences(args) => sequences::run(args),
             Self::Setup(args) => setup::run(args),
             Self::Test(args) => test::run(args),
             Self::Tidy(args) => tidy::run(args),

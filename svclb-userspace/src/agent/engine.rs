@@ -297,6 +297,3 @@ impl<A: FamilyAddress, T: Tables<A>> FamilyEngine<A, T> {
         Ok(differs)
     }
 }
-
-#[cfg(test)]
-mod tests;

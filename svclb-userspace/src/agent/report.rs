@@ -61,9 +61,12 @@ impl Agent {
         self.metrics.services.set(count(services));
         self.metrics.slices.set(count(slices));
         let (v4, v6) = self.engine.families();
-        for (family, (services, backends)) in [(Family::V4, v4.planner().used()), (Family::V6, v6.planner().used())] {
+        for (family, (services, backends, slots)) in
+            [(Family::V4, v4.planner().used()), (Family::V6, v6.planner().used())]
+        {
             self.metrics.service_numbers.get_or_create(&label(family)).set(count(services));
             self.metrics.backend_numbers.get_or_create(&label(family)).set(count(backends));
+            self.metrics.slots.get_or_create(&label(family)).set(count(slots));
         }
         if report.failures.is_empty() {
             self.metrics.last_sync.set(unix_seconds());

@@ -8,8 +8,6 @@
 //!
 //! The agent must not need a Service to reach the server, as Services work only once it has been there.
 
-use std::collections::{BTreeSet, HashMap};
-use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,15 +20,15 @@ use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::events::{Event as ApiEvent, EventType, Recorder, Reporter};
 use kube::runtime::utils::Backoff;
-use kube::runtime::watcher::{self, Event as Watched, watcher};
-use kube::{Api, Config, Resource};
-use serde::de::DeserializeOwned;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Api, Config};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::{info, warn};
 
 use super::failover::{self, Failover};
-use super::{node, service, slice};
-use crate::model::{Event, Kind, Problem};
+use super::intake::{Intake, Projected};
+use super::{service, slice};
+use crate::model::{Event, Problem};
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
@@ -46,9 +44,6 @@ const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// Stands in a kubeconfig for "no proxy", so that none is looked for in the environment (RFC 2606: nobody has it).
 const NO_PROXY: &str = "none.invalid";
-
-/// Problems of one object that are remembered, so that they are told once.
-type Told = HashMap<(String, String), BTreeSet<Problem>>;
 
 /// Which API server.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
@@ -244,50 +239,10 @@ pub fn follow(client: &Client, node_name: &str, events: UnboundedSender<Event>, 
     let services = config.clone().labels(&format!("!{}", service::PROXY_NAME_LABEL)).fields("spec.clusterIP!=None");
     let slices = config.clone().labels(&format!("!{}", slice::HEADLESS_LABEL));
     let nodes = config.fields(&format!("metadata.name={node_name}"));
-    tokio::spawn(watch(Api::<core::Service>::all(client.clone()), services, Kind::Service, events.clone()));
-    tokio::spawn(watch(Api::<discovery::EndpointSlice>::all(client.clone()), slices, Kind::Slice, events.clone()));
-    tokio::spawn(watch(Api::<core::Node>::all(client.clone()), nodes, Kind::Node, events));
+    tokio::spawn(watch(Api::<core::Service>::all(client.clone()), services, events.clone()));
+    tokio::spawn(watch(Api::<discovery::EndpointSlice>::all(client.clone()), slices, events.clone()));
+    tokio::spawn(watch(Api::<core::Node>::all(client.clone()), nodes, events));
     tokio::spawn(record(client.clone(), node_name.to_owned(), problems));
-}
-
-/// What one kind of object becomes.
-trait Projected: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {
-    /// The event for an object that is there, and what is wrong with it.
-    fn applied(&self) -> (Option<Event>, Vec<Problem>);
-    /// The event for an object that is gone.
-    fn deleted(&self) -> Option<Event>;
-}
-
-impl Projected for core::Service {
-    fn applied(&self) -> (Option<Event>, Vec<Problem>) {
-        let (projected, problems) = service::project(self, service::WithoutClusterIp::Ignored);
-        (projected.map(Arc::new).map(Event::ServiceApplied).or_else(|| self.deleted()), problems)
-    }
-
-    fn deleted(&self) -> Option<Event> {
-        service::name(self).map(Event::ServiceDeleted)
-    }
-}
-
-impl Projected for discovery::EndpointSlice {
-    fn applied(&self) -> (Option<Event>, Vec<Problem>) {
-        let (projected, problems) = slice::project(self);
-        (projected.map(Arc::new).map(Event::SliceApplied).or_else(|| self.deleted()), problems)
-    }
-
-    fn deleted(&self) -> Option<Event> {
-        slice::name(&self.metadata).map(Event::SliceDeleted)
-    }
-}
-
-impl Projected for core::Node {
-    fn applied(&self) -> (Option<Event>, Vec<Problem>) {
-        (Some(Event::NodeApplied(node::project(self))), Vec::new())
-    }
-
-    fn deleted(&self) -> Option<Event> {
-        Some(Event::NodeDeleted)
-    }
 }
 
 /// When a watch that broke is tried again: as kube does it, from 0.8 s on and twice as long each time, but
@@ -314,20 +269,14 @@ impl Backoff for Retry {
 }
 
 /// Follows one kind until nobody takes the events any more.
-async fn watch<K: Projected>(api: Api<K>, config: watcher::Config, kind: Kind, events: UnboundedSender<Event>) {
-    let mut told = Told::new();
+async fn watch<K: Projected>(api: Api<K>, config: watcher::Config, events: UnboundedSender<Event>) {
+    let mut intake = Intake::default();
     let mut stream = std::pin::pin!(watcher(api, config).backoff(Retry::default()));
     while let Some(item) = stream.next().await {
         let out = match item {
-            Ok(Watched::Init) => vec![Event::ListStarted(kind)],
-            Ok(Watched::InitDone) => vec![Event::Listed(kind)],
-            Ok(Watched::InitApply(object) | Watched::Apply(object)) => applied(&object, &mut told),
-            Ok(Watched::Delete(object)) => {
-                told.remove(&key(&object));
-                object.deleted().into_iter().collect()
-            }
+            Ok(item) => intake.take(item),
             Err(error) => {
-                warn!(%kind, error = %chain(&error), "no API server answers this watch; trying again");
+                warn!(kind = %K::KIND, error = %chain(&error), "no API server answers this watch; trying again");
                 continue;
             }
         };
@@ -337,22 +286,6 @@ async fn watch<K: Projected>(api: Api<K>, config: watcher::Config, kind: Kind, e
             }
         }
     }
-}
-
-fn key<K: Resource>(object: &K) -> (String, String) {
-    let meta = object.meta();
-    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
-}
-
-fn applied<K: Projected>(object: &K, told: &mut Told) -> Vec<Event> {
-    let (event, problems) = object.applied();
-    let problems: BTreeSet<Problem> = problems.into_iter().collect();
-    let known = told.remove(&key(object)).unwrap_or_default();
-    let out = event.into_iter().chain(problems.difference(&known).cloned().map(Event::Bad)).collect();
-    if !problems.is_empty() {
-        told.insert(key(object), problems);
-    }
-    out
 }
 
 /// An error with all its causes, which kube's own text leaves out.
@@ -482,19 +415,5 @@ mod tests {
         let waits: Vec<Duration> = Retry::default().take(12).collect();
         assert!(waits.iter().all(|wait| *wait <= RETRY_LIMIT * 3 / 2), "{waits:?}");
         assert!(waits.first() < waits.last(), "{waits:?}");
-    }
-
-    #[test]
-    fn a_problem_is_told_once_while_it_lasts() {
-        let mut object = core::Service::default();
-        object.metadata.name = Some("web".into());
-        object.spec = Some(core::ServiceSpec {
-            cluster_ip: Some("10.96.0.5".into()),
-            external_ips: Some(vec!["nonsense".into()]),
-            ..core::ServiceSpec::default()
-        });
-        let mut told = Told::new();
-        assert_eq!(applied(&object, &mut told).len(), 2);
-        assert_eq!(applied(&object, &mut told).len(), 1);
     }
 }

@@ -1,13 +1,14 @@
 //! Sources: where objects come from, and how they become the [`model`](crate::model).
 //!
 //! Two sources send the same [`Event`](crate::model::Event)s: [`manifests`] reads YAML files, [`api`]
-//! watches an API server. Both decode Kubernetes' own types and project them at once to the model's
+//! watches an API server, and [`intake`] says what a watch's items mean. Both decode Kubernetes' own types and project them at once to the model's
 //! small structs; the projections ([`service`], [`slice`], [`node`]) hold the rules about which
 //! objects count. No other module of the agent knows Kubernetes' types.
 
 pub mod address;
 pub mod api;
 mod failover;
+pub mod intake;
 pub mod manifests;
 mod names;
 pub mod node;

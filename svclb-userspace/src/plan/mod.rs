@@ -22,7 +22,7 @@ pub mod content;
 mod interest;
 mod planner;
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 pub use content::{Content, Limits};
 pub use planner::{Plan, Planner};

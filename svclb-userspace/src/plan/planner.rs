@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use svclb_common::config::{Config, flag as config_flag};
-use svclb_common::schema::{Service, ServiceKey};
+use svclb_common::schema::{BackendRef, Service, ServiceKey};
 use svclb_common::service::{backend_state, scope};
 
 use super::interest::{Member, Retired};
@@ -15,6 +15,7 @@ use crate::hashing::{HashMap, HashSet};
 use crate::ids::{Full, Ids, Range, Ranges};
 use crate::model::{FamilyAddress, PortKey, Protocol, ServiceName};
 
+mod adopt;
 mod steps;
 
 /// The state between two plans.
@@ -108,14 +109,24 @@ impl<A: FamilyAddress> Planner<A> {
         &self.wanted
     }
 
-    /// Service numbers and backend numbers in use.
-    pub fn used(&self) -> (usize, usize) {
-        self.ids.used()
+    /// Service numbers, backend numbers and slots in use.
+    pub fn used(&self) -> (usize, usize, usize) {
+        let (services, backends) = self.ids.used();
+        (services, backends, self.slots.used())
     }
 
     /// The service number of a port.
     pub fn number(&self, key: &PortKey) -> Option<u32> {
         self.ids.service(key)
+    }
+
+    /// The reference by which flows know an endpoint of a port, once it is in the tables.
+    pub fn reference(&self, key: &PortKey, target: &Target<A>) -> Option<BackendRef> {
+        let service = self.number(key)?;
+        let (_, number) = self.ids.backends(service).find(|(own, _)| *own == target)?;
+        let backend = self.content.backend(number);
+        let is_written = backend.service == service && backend.state == backend_state::SERVING;
+        is_written.then(|| BackendRef::new(number, backend.generation))
     }
 
     /// Wants these tables for a port from now on, or nothing. Returns other owners of its frontends.
@@ -166,31 +177,11 @@ impl<A: FamilyAddress> Planner<A> {
         rivals
     }
 
-    /// Gives the numbers in the tables to those who are served by them, judged by what they serve: a
-    /// port owns the number that most of its frontends name, and an endpoint the backend number that
-    /// has its address and the port's number. What is left belongs to nobody and will be removed.
+    /// Gives the numbers in the tables to those who are served by them, see [`adopt`]; and an endpoint the
+    /// backend number that has its address and the port's number. What is left belongs to nobody and will be
+    /// removed.
     pub fn adopt(&mut self, now: Duration) {
-        let mut services = HashMap::default();
-        let mut keys: Vec<&PortKey> = self.wanted.keys().collect();
-        keys.sort_unstable();
-        for key in keys {
-            let mut votes: HashMap<u32, u32> = HashMap::default();
-            for frontend in self.wanted.get(key).into_iter().flat_map(|tables| tables.frontends.keys()) {
-                let owner = self.claims.get(frontend).and_then(|claims| claims.first()).map(|(_, owner)| owner);
-                if let Some(found) = self.content.frontends.get(frontend)
-                    && owner == Some(key)
-                    && found.scope != scope::CLUSTER_ADDRESS
-                    && found.number != 0
-                    && !services.contains_key(&found.number)
-                {
-                    *votes.entry(found.number).or_default() += 1;
-                }
-            }
-            let best = votes.into_iter().max_by_key(|(number, votes)| (*votes, std::cmp::Reverse(*number)));
-            if let Some((number, _)) = best {
-                services.insert(number, key.clone());
-            }
-        }
+        let mut services = adopt::owners(&self.content, &self.wanted, &self.claims);
         let mut orphans: BTreeSet<u32> = BTreeSet::new();
         for found in self.content.frontends.values().filter(|found| found.scope != scope::CLUSTER_ADDRESS) {
             *self.references.entry(found.number).or_default() += 1;
@@ -287,7 +278,7 @@ impl<A: FamilyAddress> Planner<A> {
         match &step.action {
             Action::WriteBackend { number, value } if value.state == backend_state::GONE => {
                 let target = Target { address: value.address, port: value.port };
-                self.ids.release_backend(value.service, &target, now);
+                self.ids.release_backend(value.service, &target, *number, now);
                 if let Some(port) = step.port.and_then(|port| plan.ports.get(port)) {
                     self.retired.add(Member::Backend(target, port.key.protocol.number()), now);
                 }

@@ -1,5 +1,5 @@
 //! Properties of plans, on tables in memory.
 
 mod property;
-pub(crate) mod safety;
+mod safety;
 mod scenario;

@@ -45,7 +45,8 @@ fn frontend<A: FamilyAddress>(content: &Content<A>, key: &ServiceKey<A>, found: 
     let listed: BTreeSet<&SocketAddr> = cluster.iter().chain(&local).collect();
     let serving = content.backends.iter().filter(|own| own.service == found.number);
     let serving = serving.filter(|own| own.state == backend_state::SERVING).map(socket);
-    let kept: Vec<SocketAddr> = serving.filter(|own| !listed.contains(own)).collect();
+    let mut kept: Vec<SocketAddr> = serving.filter(|own| !listed.contains(own)).collect();
+    kept.sort_unstable();
     words.push(format!("-> {}", names(&cluster)));
     if uses_local(&record) || !local.is_empty() {
         words.push(format!("local {}", names(&local)));

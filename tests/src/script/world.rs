@@ -1,17 +1,19 @@
 //! A node without packets: the agent's engine on some tables, fed from files.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::Config;
+use svclb_common::schema::BackendRef;
 use svclb_userspace::agent::engine::{Engine, NodeSettings, SyncReport};
 use svclb_userspace::desired::health_checks::HealthCheck;
 use svclb_userspace::desired::node_ports::Entry;
 use svclb_userspace::k8s::manifests::{Documents, Snapshot, parse};
-use svclb_userspace::model::{Event, Family, Kind, ServiceName};
+use svclb_userspace::model::{Event, Family, FamilyAddress, Kind, PortKey, ServiceName};
+use svclb_userspace::plan::Planner;
 use svclb_userspace::tables::Tables;
 
 use super::Files;
@@ -149,9 +151,24 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Stage<T4, T6> {
     }
 
     /// Writes the tables, ten seconds later.
+    ///
+    /// # Panics
+    /// If flows are cut: what a Service port has before and after keeps the reference by which they know it.
     pub fn sync(&mut self) -> SyncReport {
         self.now += Duration::from_secs(10);
-        self.engine.sync(self.now)
+        let before = self.references();
+        let report = self.engine.sync(self.now);
+        let after = self.references();
+        for (endpoint, reference) in &before {
+            let now = after.get(endpoint);
+            assert!(now.is_none_or(|now| now == reference), "{endpoint:?} was {reference:?} and is {now:?}");
+        }
+        report
+    }
+
+    fn references(&self) -> BTreeMap<(PortKey, SocketAddr), BackendRef> {
+        let (v4, v6) = self.engine.families();
+        references(v4.planner()).chain(references(v6.planner())).collect()
     }
 
     /// What load balancers are told.
@@ -181,4 +198,13 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Stage<T4, T6> {
     pub fn into_tables(self) -> (T4, T6) {
         self.engine.into_tables()
     }
+}
+
+fn references<A: FamilyAddress>(planner: &Planner<A>) -> impl Iterator<Item = ((PortKey, SocketAddr), BackendRef)> {
+    planner.wanted().iter().flat_map(move |(port, tables)| {
+        tables.backends.keys().filter_map(move |target| {
+            let address = SocketAddr::new(target.address.into(), target.port.get());
+            Some(((port.clone(), address), planner.reference(port, target)?))
+        })
+    })
 }

@@ -452,9 +452,9 @@ impl<A: Of> Tables<A> for HostEnv {
 
 /// A prefix length as a mask.
 fn mask<A: FamilyAddress>(length: u32) -> A {
-    let mut bytes = vec![0u8; (A::BITS / 8) as usize];
+    let mut bytes = [0u8; 16];
     for bit in 0..length {
         bytes[(bit / 8) as usize] |= 0x80 >> (bit % 8);
     }
-    A::read_from_bytes(&bytes).expect("as many bytes as an address has")
+    A::read_from_bytes(&bytes[..(A::BITS / 8) as usize]).expect("as many bytes as an address has")
 }

@@ -237,7 +237,7 @@ impl<A: FamilyAddress> Planner<A> {
                 phases.add(Phases::<A>::BACKENDS_GONE, port, self.gone(number));
             } else {
                 // Given, but never written.
-                self.ids.release_backend(service, target, now);
+                self.ids.release_backend(service, target, number, now);
             }
         }
     }

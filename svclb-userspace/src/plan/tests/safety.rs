@@ -18,18 +18,18 @@ pub(super) type Wanted = BTreeMap<PortKey, PortTables<Addr4>>;
 
 /// A port as a packet meets it: what a frontend leads to.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Seen {
-    pub(crate) scope: u8,
-    pub(crate) flags: u32,
-    pub(crate) affinity_seconds: u32,
-    pub(crate) cluster: BTreeSet<Target<Addr4>>,
-    pub(crate) local: BTreeSet<Target<Addr4>>,
-    pub(crate) source_ranges: BTreeSet<(u8, Addr4)>,
+pub(super) struct Seen {
+    pub(super) scope: u8,
+    pub(super) flags: u32,
+    pub(super) affinity_seconds: u32,
+    pub(super) cluster: BTreeSet<Target<Addr4>>,
+    pub(super) local: BTreeSet<Target<Addr4>>,
+    pub(super) source_ranges: BTreeSet<(u8, Addr4)>,
 }
 
 /// Follows every frontend to its endpoints as the kernel does. Panics where a packet would be dropped
 /// for inconsistent tables.
-pub(crate) fn see(content: &Content<Addr4>) -> BTreeMap<ServiceKey<Addr4>, Seen> {
+pub(super) fn see(content: &Content<Addr4>) -> BTreeMap<ServiceKey<Addr4>, Seen> {
     let mut seen = BTreeMap::new();
     for (key, found) in &content.frontends {
         if found.scope == scope::CLUSTER_ADDRESS {

@@ -12,6 +12,7 @@ use crate::desired::{PortTables, Target};
 use crate::model::{PortKey, Protocol, ServiceName};
 use crate::plan::Planner;
 use crate::tables::fake::{FakeTables, config};
+use crate::tables::faulty::{Fault, FaultyTables};
 use crate::tables::{Report, Tables, run};
 
 /// The key of port number `index`; a few Services with two ports each.
@@ -229,4 +230,42 @@ fn the_idle_half_of_the_interest_bitmaps_holds_what_is_there() {
     let (first, second) = halves(&fake);
     let bits = |words: &[u64]| words.iter().map(|word| word.count_ones()).sum::<u32>();
     assert_eq!((bits(&first), bits(&second)), (2, 1));
+}
+
+#[test]
+fn an_agent_does_not_give_a_service_the_number_of_another_whose_frontend_it_got() {
+    let mut fake = FakeTables::new(FakeTables::<Addr4>::SMALL);
+    let mut agent = Agent::start(&fake, &Wanted::new(), Duration::ZERO);
+    agent.want(
+        &key(2),
+        Some(tables(Protocol::Tcp, &[(1, scope::CLUSTER), (9, scope::NODE_PORT)], &[(1, BOTH), (2, BOTH)], &[], 0)),
+    );
+    agent.run(&mut fake);
+    let number = agent.planner.number(&key(2)).expect("it has one");
+    let references = fake.content.backends.clone();
+    // While no agent is there, the node port goes to a Service that comes first by its name.
+    let wanted = Wanted::from([
+        (key(0), tables(Protocol::Tcp, &[(9, scope::NODE_PORT)], &[(3, BOTH)], &[], 0)),
+        (key(2), tables(Protocol::Tcp, &[(1, scope::CLUSTER)], &[(1, BOTH), (2, BOTH)], &[], 0)),
+    ]);
+    let mut heir = Agent::start(&fake, &wanted, Duration::ZERO);
+    assert!(heir.run(&mut fake).failures.is_empty());
+    assert_eq!(heir.planner.number(&key(2)), Some(number));
+    assert_eq!(fake.content.backends[..references.len()], references, "its flows go on");
+}
+
+#[test]
+fn an_endpoint_that_a_dead_agent_left_halfway_does_not_free_the_number_of_the_same_endpoint() {
+    let mut fake = FakeTables::new(FakeTables::<Addr4>::SMALL);
+    let mut agent = Agent::start(&fake, &Wanted::new(), Duration::ZERO);
+    let wanted = tables(Protocol::Tcp, &[(1, scope::CLUSTER)], &[(1, BOTH)], &[], 0);
+    agent.want(&key(0), Some(wanted.clone()));
+    // Interest and endpoint are written, the record is not.
+    let mut tables = FaultyTables::new(fake, Fault::From(4));
+    agent.run(&mut tables);
+    fake = tables.inner;
+    assert!(fake.content.backends.iter().any(|backend| backend.state == 1) && fake.content.services.is_empty());
+    let mut heir = Agent::start(&fake, &Wanted::from([(key(0), wanted)]), Duration::ZERO);
+    assert!(heir.run(&mut fake).failures.is_empty());
+    assert_eq!(heir.planner.used(), (1, 1, 2), "one Service port, one endpoint, two lists");
 }
