@@ -146,7 +146,10 @@ impl Script {
             for (name, body) in &self.sections {
                 text.extend(["-- ", name, " --\n", body]);
             }
-            fs::write(&self.path, text).expect("a script can be written");
+            // Other tests read it meanwhile.
+            let beside = self.path.with_extension("new");
+            fs::write(&beside, text).expect("a script can be written");
+            fs::rename(&beside, &self.path).expect("a script can be replaced");
             return;
         }
         let name = self.name();
