@@ -37,13 +37,25 @@ pub struct AgentOptions {
     /// A configuration file of kube-proxy's (KubeProxyConfiguration). Flags and variables go before it.
     #[arg(long, env = "SVCLB_CONFIG", value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Only do what takes more rights than the agent needs, and end: mount a BPF file system for --bpffs where there is
+    /// none, and set the sysctls of connection tracking.
+    #[arg(
+        long,
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        value_name = "BOOL"
+    )]
+    pub init_only: Option<bool>,
     /// Where Services come from.
     #[command(flatten)]
     pub source: SourceOptions,
     /// Name of this node's Node object; the host name if not given.
     #[arg(long, env = "NODE_NAME", visible_alias = "hostname-override", value_name = "NAME")]
     pub node_name: Option<String>,
-    /// Folder in a BPF file system for maps and links; they stay when the agent ends.
+    /// Folder in a BPF file system for maps and links; they stay when the agent ends. Where none is mounted the agent
+    /// mounts one, if it may.
     #[arg(long, env = "SVCLB_BPFFS", default_value = DEFAULT_BPFFS, value_name = "DIR")]
     pub bpffs: PathBuf,
     /// How programs are attached to devices: auto, tcx or clsact.
@@ -53,8 +65,8 @@ pub struct AgentOptions {
     /// itself).
     #[arg(long, env = "SVCLB_SOCKET_LB", default_value = "host", value_name = "WHOSE")]
     pub socket_lb: SocketLb,
-    /// Folder of the cgroup whose processes --socket-lb serves; the root of the cgroup2 file system that is mounted
-    /// if not given.
+    /// Folder of the cgroup whose processes --socket-lb serves, or one in which cgroup2 is mounted; the root of all if
+    /// not given.
     #[arg(long, env = "SVCLB_CGROUP", value_name = "DIR")]
     pub cgroup: Option<PathBuf>,
     /// Prefixes of the cluster's pods: sources outside are masqueraded when they use a cluster IP.

@@ -44,6 +44,15 @@ pub struct ProblemLabels {
     pub reason: &'static str,
 }
 
+/// Labels of the hooks at sockets.
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+pub struct SocketLbLabels {
+    /// Whose sockets they serve: `all` processes of the node, a `part`, `nobody_else` than the agent; or `off`.
+    pub state: &'static str,
+    /// The cgroup.
+    pub cgroup: String,
+}
+
 /// The agent's own metrics.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -75,6 +84,8 @@ pub struct Metrics {
     pub bad_objects: Family<ProblemLabels, Counter>,
     /// Addresses and ports on which load balancers are told of local endpoints.
     pub health_check_listeners: Gauge,
+    /// 1 for what the hooks at sockets are.
+    pub socket_lb: Family<SocketLbLabels, Gauge>,
     /// Devices with hooks.
     pub devices: Gauge<i64, AtomicI64>,
     /// Time from the kernel's message about a device to its hooks, in seconds.
@@ -101,6 +112,7 @@ impl Metrics {
             drift: Family::default(),
             bad_objects: Family::default(),
             health_check_listeners: Gauge::default(),
+            socket_lb: Family::default(),
             devices: Gauge::default(),
             hook_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 14)),
         };
@@ -127,6 +139,7 @@ impl Metrics {
             "Addresses and health check ports that are listened on",
             all.health_check_listeners,
         );
+        registry.register("socket_lb", "Which processes of the node are served, by which cgroup", all.socket_lb);
         registry.register("devices", "Devices with hooks", all.devices);
         registry.register("hook_duration_seconds", "Time from news of a device to its hooks", all.hook_seconds);
         registry.register_collector(Box::new(PacketCounters(counters)));

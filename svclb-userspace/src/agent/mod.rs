@@ -10,6 +10,7 @@ pub mod devices;
 pub mod engine;
 mod health_checks;
 pub mod lock;
+pub mod prepare;
 mod report;
 mod servers;
 mod socket_lb;
@@ -30,14 +31,11 @@ use tracing::{debug, info, warn};
 
 use crate::bpf::attach::Attacher;
 use crate::bpf::load::{self, Object};
-use crate::bpf::probe::Probe;
-use crate::bpf::sysctl_notes::Notes;
 use crate::clock::jiffies_per_second;
 use crate::config::AgentOptions;
 use crate::desired::datapath_config::{self, Identity, Settings};
 use crate::health::Health;
 use crate::heap;
-use crate::host::sysctl::Folder;
 use crate::host::{self, Attachment, DeviceEvent, HostEvent, NodeAddresses};
 use crate::ids::GRACE;
 use crate::k8s;
@@ -49,7 +47,7 @@ use conntrack::Conntrack;
 use devices::{DeviceMap, PacketCounters};
 use engine::{Engine, NodeSettings};
 use health_checks::HealthChecks;
-use lock::FolderLock;
+use prepare::Prepared;
 use report::{label, unix_seconds};
 use socket_lb::SocketHooks;
 use sweep::Sweep;
@@ -75,23 +73,8 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     // Before anything is loaded: a source that cannot work must change nothing.
     let source = Source::prepare(&options, &node_name).await?;
 
-    let probe = Probe::run(&options.bpffs);
-    let missing = probe.problems(&options.bpffs);
-    if !missing.is_empty() {
-        let missing: Vec<String> = missing.iter().map(ToString::to_string).collect();
-        anyhow::bail!("this node cannot run svclb: {}", missing.join("; "));
-    }
-    info!(kernel = probe.kernel, tcx = probe.tcx, btf = probe.btf, "node probed");
-
-    std::fs::create_dir_all(&options.bpffs).with_context(|| {
-        let folder = options.bpffs.display();
-        format!("make {folder}; is a BPF file system mounted there? (mount -t bpf bpf /sys/fs/bpf)")
-    })?;
+    let Prepared { lock: _lock, conntrack } = prepare::prepare(&options).await?;
     let sockets = SocketHooks::prepare(&options)?;
-    let _lock = FolderLock::wait(&options.bpffs, lock::PATIENCE).await?;
-    let wanted = options.conntrack.sysctls(conntrack::online_cpus());
-    let mut conntrack = Conntrack::new(Folder::conntrack(), Notes::beside(&options.bpffs), wanted);
-    conntrack.write();
     let memory = machine_memory().context("read the size of this machine's memory")?;
     let load_options =
         load::Options { bpffs: Some(&options.bpffs), sizes: options.sizes(memory), test_mode: false, programs: &[] };
@@ -114,7 +97,8 @@ pub async fn run(options: AgentOptions) -> Result<()> {
 
     let sweep = Sweep::take(&mut object)?;
     let devices = DeviceMap::take(&mut object)?;
-    sockets.attach(&mut object, &options.bpffs);
+    let served = sockets.attach(&mut object, &options.bpffs);
+    metrics.socket_lb.get_or_create(&served).set(1);
     let mut attacher = Attacher::new(options.attach, &options.bpffs, object, devices)?;
     let host_options =
         host::Options { node_devices: options.devices.clone(), excluded: options.exclude_devices.clone() };

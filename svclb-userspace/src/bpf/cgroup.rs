@@ -5,6 +5,8 @@
 //! under the number of the cgroup and the name of the program, so they survive the agent, and the next one puts its
 //! own programs into them.
 
+mod find;
+
 use std::{
     fs::{self, File},
     io,
@@ -13,9 +15,9 @@ use std::{
 };
 
 use aya::programs::{CgroupAttachMode, CgroupSockAddr, links::FdLink};
-use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 use tracing::debug;
 
+pub use self::find::{Cgroup, Reach, find, without_mount};
 use super::{
     load::{LoadError, Object, SOCKET_PROGRAMS},
     pin::PinFolder,
@@ -26,11 +28,13 @@ use super::{
 /// Why the node's own processes cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
-    /// No root of cgroups is mounted.
-    #[error("no cgroup2 file system is mounted here: mount the node's /sys/fs/cgroup, and name it with --cgroup")]
+    /// No cgroup can be had.
+    #[error("no cgroup2 file system is to be seen here: mount the node's /sys/fs/cgroup, and name it with --cgroup")]
     NotMounted,
     /// The folder is no cgroup of version 2.
-    #[error("{0} is in no cgroup2 file system: name another with --cgroup, or do without: --socket-lb off")]
+    #[error(
+        "{0} is in no cgroup2 file system, and none is below it: name another with --cgroup, or do without: --socket-lb off"
+    )]
     OtherFileSystem(PathBuf),
     /// Looking at files failed.
     #[error("{0}: {1}")]
@@ -43,49 +47,23 @@ pub enum CgroupError {
     Attach {
         /// Name of the program.
         program: &'static str,
-        /// Folder of the cgroup.
-        cgroup: PathBuf,
+        /// The cgroup.
+        cgroup: String,
         /// What the kernel said.
         source: io::Error,
     },
 }
 
-/// The cgroup to attach to: the one given, else the root of all as far as this process sees them.
-pub fn find(given: Option<&Path>) -> Result<PathBuf, CgroupError> {
-    let Some(given) = given else {
-        let mounts = fs::read_to_string("/proc/self/mountinfo")
-            .map_err(|error| CgroupError::Files("read /proc/self/mountinfo", error))?;
-        return root_in(&mounts).ok_or(CgroupError::NotMounted);
-    };
-    match statfs(given) {
-        Ok(found) if found.filesystem_type() == CGROUP2_SUPER_MAGIC => Ok(given.to_owned()),
-        Ok(_) | Err(_) => Err(CgroupError::OtherFileSystem(given.to_owned())),
-    }
-}
-
-/// Where the root of a cgroup2 file system is mounted, from the text of `/proc/self/mountinfo`. The last mount of
-/// several lies above the others.
-fn root_in(mounts: &str) -> Option<PathBuf> {
-    let mut roots = mounts.lines().filter_map(|line| {
-        let (place, kind) = line.split_once(" - ")?;
-        let mut place = place.split(' ').skip(3);
-        let (root, point) = (place.next()?, place.next()?);
-        (kind.split(' ').next() == Some("cgroup2") && root == "/").then(|| PathBuf::from(point))
-    });
-    roots.next_back()
-}
-
 /// Attaches all programs to a cgroup, and removes what an agent before has attached elsewhere. CONFIG must be written.
-pub fn attach(object: &mut Object, cgroup: &Path, folder: &Path) -> Result<(), CgroupError> {
+pub fn attach(object: &mut Object, cgroup: &Cgroup, folder: &Path) -> Result<(), CgroupError> {
     let pins = PinFolder::make(folder).map_err(|error| CgroupError::Files("make the pin folder", error))?;
     object.load_socket_programs()?;
-    let opened = File::open(cgroup).and_then(|file| Ok((file.metadata()?.ino(), file)));
-    let (number, opened) = opened.map_err(|error| CgroupError::Files("open the cgroup", error))?;
+    let number = cgroup.file().metadata().map_err(|error| CgroupError::Files("look at the cgroup", error))?.ino();
     for name in SOCKET_PROGRAMS {
         let program = object.socket_program(name)?;
-        attach_one(program, &opened, &pins.socket_link(number, name)).map_err(|source| CgroupError::Attach {
+        attach_one(program, cgroup.file(), &pins.socket_link(number, name)).map_err(|source| CgroupError::Attach {
             program: name,
-            cgroup: cgroup.to_owned(),
+            cgroup: cgroup.to_string(),
             source,
         })?;
     }
@@ -115,25 +93,4 @@ fn attach_one(program: &mut CgroupSockAddr, cgroup: &File, pin: &Path) -> io::Re
     let link = FdLink::try_from(program.take_link(id).map_err(cause)?).map_err(io::Error::other)?;
     link.pin(pin).map_err(io::Error::other)?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_root_is_found_among_mounts() {
-        let mounts = "24 30 0:22 / /sys rw - sysfs sysfs rw\n\
-                      35 24 0:30 / /sys/fs/cgroup ro - tmpfs tmpfs ro\n\
-                      36 35 0:31 / /sys/fs/cgroup/unified rw,relatime shared:10 - cgroup2 cgroup2 rw\n\
-                      37 35 0:31 /system.slice /part rw - cgroup2 cgroup2 rw\n";
-        assert_eq!(root_in(mounts), Some("/sys/fs/cgroup/unified".into()));
-        assert_eq!(root_in("24 30 0:22 / /sys rw - sysfs sysfs rw\n"), None);
-    }
-
-    #[test]
-    fn an_ordinary_folder_is_no_cgroup() {
-        let error = find(Some(Path::new("/proc/self"))).expect_err("it is none");
-        assert!(error.to_string().contains("--socket-lb off"), "{error}");
-    }
 }

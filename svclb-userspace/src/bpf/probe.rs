@@ -3,10 +3,8 @@
 use std::{fmt, fs, path::Path};
 
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
-use nix::{
-    sys::statfs::{BPF_FS_MAGIC, statfs},
-    unistd::{AccessFlags, access},
-};
+
+use super::bpffs::BpfFolder;
 
 /// The oldest kernel on which the programs load.
 const OLDEST_KERNEL: (u32, u32) = (6, 1);
@@ -26,17 +24,6 @@ pub struct Probe {
     pub missing_capabilities: Vec<&'static str>,
 }
 
-/// State of the folder for pins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BpfFolder {
-    /// It, or the folder in which it will be made, is in a BPF file system and writable.
-    Usable,
-    /// In another file system.
-    OtherFileSystem,
-    /// In a BPF file system, but this process may not write there.
-    ReadOnly,
-}
-
 /// Something that keeps the agent from working, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem(String);
@@ -54,7 +41,7 @@ impl Probe {
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
             tcx: has_tcx(),
             btf: Path::new("/sys/kernel/btf/vmlinux").exists(),
-            bpffs: bpf_folder(folder),
+            bpffs: BpfFolder::look(folder),
             missing_capabilities: missing_capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
         }
     }
@@ -89,20 +76,6 @@ pub fn has_tcx() -> bool {
         // To look closer at the programs of others takes CAP_SYS_ADMIN, but to know of them is enough.
         Err(ProgramError::SyscallError(error)) => error.call != "bpf_prog_query",
         Err(_) => false,
-    }
-}
-
-/// Looks at the nearest folder that exists.
-fn bpf_folder(folder: &Path) -> BpfFolder {
-    let Some(existing) = folder.ancestors().find(|path| path.is_dir()) else {
-        return BpfFolder::OtherFileSystem;
-    };
-    match statfs(existing) {
-        Ok(found) if found.filesystem_type() == BPF_FS_MAGIC => match access(existing, AccessFlags::W_OK) {
-            Ok(()) => BpfFolder::Usable,
-            Err(_) => BpfFolder::ReadOnly,
-        },
-        Ok(_) | Err(_) => BpfFolder::OtherFileSystem,
     }
 }
 
@@ -173,10 +146,5 @@ mod tests {
         assert_eq!(missing_capabilities("CapEff:\t0000000000201000\n"), [""; 0]);
         assert_eq!(missing_capabilities("CapEff:\t0000000000001000\n"), ["CAP_PERFMON", "CAP_BPF"]);
         assert_eq!(missing_capabilities(""), ["CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF"]);
-    }
-
-    #[test]
-    fn an_ordinary_folder_is_no_bpf_file_system() {
-        assert_eq!(bpf_folder(Path::new("/proc/self")), BpfFolder::OtherFileSystem);
     }
 }

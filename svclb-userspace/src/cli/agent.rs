@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{AgentOptions, LogFormat};
 use crate::heap;
 
-/// Runs the agent in the foreground.
+/// Runs the agent in the foreground, or only what comes before it.
 pub fn run(mut options: AgentOptions) -> Result<()> {
     let warnings = options.complete()?;
     heap::share();
@@ -20,6 +20,9 @@ pub fn run(mut options: AgentOptions) -> Result<()> {
         .enable_all()
         .build()
         .context("start the threads of the agent")?;
+    if options.init_only.unwrap_or(false) {
+        return runtime.block_on(crate::agent::prepare::run(&options));
+    }
     runtime.block_on(crate::agent::run(options))
 }
 

@@ -10,8 +10,8 @@ use svclb_common::schema::MAPS;
 
 use crate::agent::conntrack;
 use crate::agent::lock::FolderLock;
-use crate::bpf::attach;
 use crate::bpf::sysctl_notes::Notes;
+use crate::bpf::{attach, bpffs};
 use crate::config::DEFAULT_BPFFS;
 use crate::host::sysctl::Folder;
 
@@ -43,17 +43,23 @@ pub fn run(options: &CleanupOptions) -> Result<()> {
     let sysctls = conntrack::restore(&Folder::conntrack(), &Notes::beside(folder))?;
     if lock.is_some() {
         match fs::remove_dir(folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            // A file system may be mounted at the folder itself.
+            Err(error) if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ResourceBusy) => {
                 return Err(error).with_context(|| format!("remove {}", folder.display()));
             }
             Ok(()) | Err(_) => {}
         }
     }
+    // It keeps the file system busy.
+    drop(lock);
+    let unmounted = bpffs::take_away(folder)
+        .with_context(|| format!("unmount the BPF file system that the agent mounted for {}", folder.display()))?;
     let links = removed.links.len();
     let filters = removed.filters.len();
     writeln!(
         io::stdout(),
-        "removed {maps} maps, links on {links} devices, filters on {filters} devices; put {sysctls} sysctls back"
+        "removed {maps} maps, links on {links} devices, filters on {filters} devices; put {sysctls} sysctls back{}",
+        unmounted.map(|at| format!("; unmounted {}", at.display())).unwrap_or_default()
     )
     .context("say what was removed")
 }

@@ -1,8 +1,7 @@
 //! Flags of kube-proxy that mean nothing here, and what is instead.
 //!
 //! They are accepted, so that a DaemonSet's command line can stay as it is, and named in a warning each.
-//! Flags that make kube-proxy do something else than serve (`--cleanup`, `--init-only`,
-//! `--write-config-to`) are not among them: an agent that serves instead would be a surprise.
+//! Flags that make kube-proxy do something else than serve (`--cleanup`, `--write-config-to`) are not among them: an agent that serves instead would be a surprise.
 
 use clap::builder::{Arg, ArgAction};
 use clap::error::Error;

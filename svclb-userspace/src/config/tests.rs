@@ -265,7 +265,7 @@ fn the_command_line_of_a_daemonset_is_taken() {
 
 #[test]
 fn flags_that_make_kube_proxy_do_something_else_are_refused() {
-    for flag in ["--cleanup", "--init-only", "--write-config-to=/tmp/x"] {
+    for flag in ["--cleanup", "--write-config-to=/tmp/x"] {
         let error = line(flag).map(drop).expect_err("it is not accepted");
         assert_eq!(error.kind(), ErrorKind::UnknownArgument, "{flag}");
     }

@@ -2,9 +2,11 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    env,
+    fs::{self, Permissions},
     net::SocketAddr,
-    path::PathBuf,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
     time::{Duration, Instant},
@@ -45,6 +47,8 @@ pub struct SceneOptions {
     pub agent_arguments: Vec<&'static str>,
     /// What happens to pods that are to go.
     pub ending: Ending,
+    /// Shell commands that change what the agents find, in a mount namespace of each one's own; without single quotes.
+    pub surroundings: Option<String>,
 }
 
 impl Default for SceneOptions {
@@ -56,6 +60,7 @@ impl Default for SceneOptions {
             attach: "auto",
             agent_arguments: Vec::new(),
             ending: Ending::Announced(Duration::from_secs(2)),
+            surroundings: None,
         }
     }
 }
@@ -85,9 +90,12 @@ const FOLLOWED_WITHIN: Duration = Duration::from_secs(10);
 impl Scene {
     /// Sets everything up; the agents are ready when this ends.
     pub async fn new(options: SceneOptions, manifests: &str) -> Result<Self> {
-        let binary = agent_binary()?;
         let turn = TURN.lock().await;
         let folder = tempfile::tempdir()?;
+        let binary = match &options.surroundings {
+            Some(surroundings) => agent_in(surroundings, folder.path())?,
+            None => agent_binary()?,
+        };
         let lab = Lab::new(options.lab)?;
         let network = options.network;
         let mut cluster = FileCluster::new(&lab, &folder.path().join("manifests"), network, options.ending)?;
@@ -227,6 +235,19 @@ impl Scene {
         };
         NODES.map(end).concat()
     }
+}
+
+/// A program that makes surroundings and becomes the agent.
+fn agent_in(surroundings: &str, folder: &Path) -> Result<PathBuf> {
+    ensure!(!surroundings.contains('\''), "{surroundings} has single quotes");
+    let (script, agent) = (folder.join("agent"), agent_binary()?);
+    let line = format!(
+        "#!/bin/sh\nexec unshare --mount --propagation private -- sh -c '{surroundings} && exec \"$0\" \"$@\"' {} \"$@\"\n",
+        agent.display()
+    );
+    fs::write(&script, line)?;
+    fs::set_permissions(&script, Permissions::from_mode(0o755))?;
+    Ok(script)
 }
 
 fn describe((line, found): (&Line, &Found)) -> String {
