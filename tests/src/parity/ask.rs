@@ -4,7 +4,7 @@
 //! is over when a whole *streak* of requests in a row went as wanted; one that goes otherwise begins it anew.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -24,8 +24,9 @@ const IN_VAIN: Duration = Duration::from_secs(8);
 /// How long a request may take.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 
-/// How long to wait where no answer may come.
-const SILENCE: Duration = Duration::from_millis(800);
+/// How long to wait where no answer may come. Of an ICMPv6 refusal Linux tells a connecting socket only after its second
+/// SYN, which it sends after a second: that is no silence.
+const SILENCE: Duration = Duration::from_millis(1300);
 
 /// A refusal at once comes within this time.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -52,13 +53,30 @@ pub struct Asking {
     protocol: Protocol,
     client_seen: Option<IpAddr>,
     port_asked: Option<u16>,
+    ports_by_pod: BTreeMap<String, u16>,
     patience: Duration,
 }
 
 impl Asking {
     pub(super) fn new(netns: &Netns, from: String, own: IpAddr, to: SocketAddr, protocol: Protocol) -> Self {
         let client = Client::new(netns, ANSWERED_WITHIN);
-        Self { client, from, own, to, protocol, client_seen: None, port_asked: None, patience: FOLLOWED_WITHIN }
+        Self {
+            client,
+            from,
+            own,
+            to,
+            protocol,
+            client_seen: None,
+            port_asked: None,
+            ports_by_pod: BTreeMap::new(),
+            patience: FOLLOWED_WITHIN,
+        }
+    }
+
+    /// Waits longer for a subject to follow: where it has to find its API server again, or to look for itself.
+    #[must_use]
+    pub fn within(self, patience: Duration) -> Self {
+        Self { patience: self.patience.max(patience), ..self }
     }
 
     /// Gives up sooner: nobody expects the answer to be as wanted.
@@ -91,6 +109,13 @@ impl Asking {
     #[must_use]
     pub fn on_port(self, port: u16) -> Self {
         Self { port_asked: Some(port), ..self }
+    }
+
+    /// This pod must be asked on this port of its own.
+    #[must_use]
+    pub fn on_port_of(mut self, pod: &str, port: u16) -> Self {
+        self.ports_by_pod.insert(pod.to_owned(), port);
+        self
     }
 
     /// Every one of these pods answers, and nobody else.
@@ -199,7 +224,7 @@ impl Asking {
         {
             return Err(format!("{} saw {} in place of {must}", answer.pod, answer.client.ip()));
         }
-        if let Some(must) = self.port_asked
+        if let Some(&must) = self.ports_by_pod.get(&answer.pod).or(self.port_asked.as_ref())
             && answer.local.port() != must
         {
             return Err(format!("{} was asked on {} in place of {must}", answer.pod, answer.local.port()));

@@ -19,7 +19,7 @@ use k8s_openapi::{
     },
 };
 use kube::{
-    Api, Client, Resource,
+    Api, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
 };
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     cluster::EndpointState,
-    net::{Netns, Protocol},
+    net::{Client, Failure, Netns, Protocol},
 };
 
 /// Who asks.
@@ -247,6 +247,17 @@ impl<'a> Play<'a> {
         self.delete::<Pod>(pod.name.clone(), DeleteParams::default()).await
     }
 
+    /// Writes into a pod's status as a merge patch does.
+    pub async fn patch_pod_status(&self, pod: &MadePod, status: Value) -> Result<()> {
+        let (name, patch) = (pod.name.clone(), json!({"status": status}));
+        self.on_plane(|client| async move {
+            pods(client).patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await
+        })
+        .await
+        .with_context(|| format!("write the status of the pod {}", pod.name))?;
+        Ok(())
+    }
+
     /// Makes an EndpointSlice for a Service without a selector. `endpoints` and `ports` are as in its object.
     pub async fn slice(&self, service: &Made, name: &str, endpoints: Value, ports: Value) -> Result<()> {
         let name = self.name_of(name);
@@ -329,6 +340,11 @@ impl<'a> Play<'a> {
         Ok(if self.in_vain { asking.in_vain() } else { asking })
     }
 
+    /// What a server that is no pod answers to a request for a path: its status and its body.
+    pub async fn get(&self, asker: Asker<'_>, to: SocketAddr, path: &str) -> Result<Result<(u16, String), Failure>> {
+        Ok(Client::new(&self.netns(asker)?, Duration::from_secs(2)).get(to, path).await)
+    }
+
     /// The namespace of an asker.
     pub fn netns(&self, asker: Asker<'_>) -> Result<Netns> {
         Ok(match asker {
@@ -383,7 +399,7 @@ impl<'a> Play<'a> {
     // ---- the API server ----------------------------------------------------------------------------------------
 
     /// Runs a request to the API server on the threads of its namespace.
-    async fn on_plane<T, F>(&self, work: impl FnOnce(Client) -> F) -> Result<T>
+    async fn on_plane<T, F>(&self, work: impl FnOnce(kube::Client) -> F) -> Result<T>
     where
         T: Send + 'static,
         F: Future<Output = kube::Result<T>> + Send + 'static,
@@ -453,14 +469,29 @@ fn is_running(pod: &Pod, ready: bool) -> bool {
         && conditions.into_iter().any(|one| one.type_ == "Ready" && (one.status == "True") == ready)
 }
 
-fn services(client: Client) -> Api<Service> {
+fn services(client: kube::Client) -> Api<Service> {
     Api::namespaced(client, NAMESPACE)
 }
 
-fn pods(client: Client) -> Api<Pod> {
+fn pods(client: kube::Client) -> Api<Pod> {
     Api::namespaced(client, NAMESPACE)
 }
 
-fn slices(client: Client) -> Api<EndpointSlice> {
+fn slices(client: kube::Client) -> Api<EndpointSlice> {
     Api::namespaced(client, NAMESPACE)
+}
+
+/// Waits until something holds; an error of it is what is said at the deadline.
+pub async fn eventually<F>(within: Duration, mut holds: F) -> Result<()>
+where
+    F: AsyncFnMut() -> Result<()>,
+{
+    let deadline = Instant::now() + within;
+    while let Err(complaint) = holds().await {
+        if Instant::now() >= deadline {
+            return Err(complaint.context(format!("not within {within:?}")));
+        }
+        sleep(POLL).await;
+    }
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use anyhow::Result;
-use futures::future::BoxFuture;
+use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
 use super::{play::Play, subject::Subject};
@@ -112,7 +112,7 @@ pub struct Scenario {
     /// Who is known to do otherwise.
     pub differs: &'static [Differs],
     /// Plays one case: makes what it needs, asks, and gives an error where the answer is not as it must be.
-    pub run: for<'a> fn(&'a Play<'a>) -> BoxFuture<'a, Result<()>>,
+    pub run: for<'a> fn(&'a Play<'a>) -> LocalBoxFuture<'a, Result<()>>,
 }
 
 impl Scenario {

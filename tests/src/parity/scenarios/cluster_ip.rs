@@ -1,14 +1,14 @@
 //! Cluster addresses: who reaches which endpoints, and as whom.
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::parity::{
     Family, Scenario, Turn,
     objects::NewPod,
     play::{Asker, Play, only, web},
-    scenario::TCP_AND_UDP,
-    stage::{HOST, HOST_PORT, MORE, NODES, PORT, WEB},
+    scenario::{TCP, TCP_AND_UDP},
+    stage::{HOST, HOST_PORT, NODES, PORT, WEB},
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -87,15 +87,53 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         run: |play| Box::pin(endpoints_on_host_network(play)),
     },
     Scenario {
-        name: "each port of a Service leads to the port that it names",
-        upstream: &["service.go: should serve multiport endpoints from pods"],
-        fields: &["ports", "ports[].targetPort"],
+        name: "two Services lead to the same endpoints",
+        upstream: &["networking.go: should function for multiple endpoint-Services with same selector"],
+        fields: &["selector"],
         paths: &["pod -> cluster IP"],
         families: Family::BOTH,
         protocols: TCP_AND_UDP,
         turn: Turn::Shared,
         differs: &[],
-        run: |play| Box::pin(several_ports(play)),
+        run: |play| Box::pin(two_services(play)),
+    },
+    Scenario {
+        name: "requests of more than one packet are answered",
+        upstream: &[
+            "networking.go: should be able to handle large requests: http",
+            "networking.go: should be able to handle large requests: udp",
+            "dual_stack.go: should be able to handle large requests: http",
+            "dual_stack.go: should be able to handle large requests: udp",
+        ],
+        fields: &["clusterIPs", "ports[].nodePort"],
+        paths: &["pod -> cluster IP", "process of a node -> cluster IP", "outside -> node port"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(large_requests(play)),
+    },
+    Scenario {
+        name: "a cluster IP that is routed to a node serves clients outside, in the node's name",
+        upstream: &[],
+        fields: &["clusterIPs", "internalTrafficPolicy"],
+        paths: &["outside -> cluster IP"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(routed_from_outside(play)),
+    },
+    Scenario {
+        name: "a cluster IP does not answer pings",
+        upstream: &[],
+        fields: &["clusterIPs"],
+        paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
+        families: Family::BOTH,
+        protocols: TCP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(pings(play)),
     },
     Scenario {
         name: "endpoints come and go under a Service that stays",
@@ -174,19 +212,6 @@ async fn endpoints_on_host_network(play: &Play<'_>) -> Result<()> {
     Ok(())
 }
 
-async fn several_ports(play: &Play<'_>) -> Result<()> {
-    let ports = json!([
-        {"name": "first", "port": 80, "targetPort": PORT},
-        {"name": "second", "port": 81, "targetPort": play.port_name("more")},
-    ]);
-    let service = play.service("web", json!({"selector": {"app": "web"}, "ports": ports})).await?;
-    for (port, target) in [(80, PORT), (81, MORE)] {
-        let to = play.cluster_ip(&service, port)?;
-        play.ask(Asker::Pod(1), to)?.on_port(target).answered_by(&web(None)).await?;
-    }
-    Ok(())
-}
-
 async fn endpoints_come_and_go(play: &Play<'_>) -> Result<()> {
     let service =
         play.service("web", json!({"selector": play.own_pods(), "ports": [{"port": 80, "targetPort": 8080}]})).await?;
@@ -210,6 +235,52 @@ async fn endpoints_come_and_go(play: &Play<'_>) -> Result<()> {
     play.delete_pod(&second).await?;
     for asking in &askers {
         asking.is_refused().await?;
+    }
+    Ok(())
+}
+
+async fn two_services(play: &Play<'_>) -> Result<()> {
+    for name in ["one", "other"] {
+        let spec = json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": PORT}]});
+        let service = play.service(name, spec).await?;
+        play.ask(Asker::Pod(1), play.cluster_ip(&service, 80)?)?.answered_by(&web(None)).await?;
+    }
+    Ok(())
+}
+
+async fn large_requests(play: &Play<'_>) -> Result<()> {
+    let spec = json!({"type": "NodePort", "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": PORT}]});
+    let service = play.service("web", spec).await?;
+    let to = play.cluster_ip(&service, 80)?;
+    for asker in [Asker::Pod(1), Asker::Pod(3), Asker::Node(1)] {
+        play.ask(asker, to)?.asking_for(2000).answered_by(&web(None)).await?;
+    }
+    let to = play.node_port(&service, 80, 3)?;
+    play.ask(Asker::Outside, to)?.asking_for(2000).answered_by(&web(None)).await
+}
+
+async fn routed_from_outside(play: &Play<'_>) -> Result<()> {
+    let spec = json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": PORT}]});
+    let service = play.service("web", spec).await?;
+    let to = play.cluster_ip(&service, 80)?;
+    play.stage().lab().route_load_balancer(to.ip())?;
+    let node = play.node_address(1)?;
+    play.ask(Asker::Outside, to)?.seen_as(node).answered_by(&web(None)).await?;
+    play.edit(&service, json!({"internalTrafficPolicy": "Local"})).await?;
+    play.ask(Asker::Outside, to)?.seen_as(node).answered_by(&web(Some(1))).await
+}
+
+async fn pings(play: &Play<'_>) -> Result<()> {
+    let spec = json!({"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": PORT}]});
+    let service = play.service("web", spec).await?;
+    let to = play.cluster_ip(&service, 80)?;
+    for asker in [Asker::Pod(1), Asker::Node(1)] {
+        play.ask(asker, to)?.answered_by(&web(None)).await?;
+        let mut ping = play.netns(asker)?.command("ping");
+        ping.args(["-c", "1", "-W", "1", &to.ip().to_string()]);
+        let output = tokio::process::Command::from(ping).output().await.context("run ping")?;
+        // 1: no answer, 2: it could not even ask.
+        ensure!(!output.status.success(), "from {asker}: {} answers pings", to.ip());
     }
     Ok(())
 }

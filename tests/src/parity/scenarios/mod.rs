@@ -1,15 +1,37 @@
 //! The scenarios, a file for each subject area.
 
 mod cluster_ip;
+mod disruption;
+mod external_addresses;
+mod health;
+mod hidden;
+mod life;
 mod node_port;
 mod policies;
+mod ports;
+mod readiness;
+mod slices;
 mod without_endpoints;
 
 use super::scenario::Scenario;
 
-/// All scenarios, in the order of the areas.
+/// The areas, in the order in which their scenarios are played and shown.
+const AREAS: &[&[Scenario]] = &[
+    cluster_ip::SCENARIOS,
+    ports::SCENARIOS,
+    life::SCENARIOS,
+    slices::SCENARIOS,
+    hidden::SCENARIOS,
+    readiness::SCENARIOS,
+    without_endpoints::SCENARIOS,
+    policies::SCENARIOS,
+    node_port::SCENARIOS,
+    external_addresses::SCENARIOS,
+    health::SCENARIOS,
+    disruption::SCENARIOS,
+];
+
+/// All scenarios.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [cluster_ip::SCENARIOS, node_port::SCENARIOS, policies::SCENARIOS, without_endpoints::SCENARIOS]
-        .into_iter()
-        .flatten()
+    AREAS.iter().copied().flatten()
 }

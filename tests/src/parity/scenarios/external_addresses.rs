@@ -1,0 +1,162 @@
+//! Addresses that are no node's: external IPs, and what several kinds of addresses do to one another.
+
+use anyhow::Result;
+use serde_json::{Value, json};
+
+use crate::parity::{
+    Differs, Family, Scenario, Subject, Turn,
+    play::{Asker, Play, web},
+    scenario::TCP_AND_UDP,
+    stage::{NODES, PORT},
+};
+
+pub(super) const SCENARIOS: &[Scenario] = &[
+    Scenario {
+        name: "an external IP that no node has is led to the endpoints",
+        upstream: &[
+            "service.go: should be possible to connect to a service via ExternalIP when the external IP is not assigned to a node",
+        ],
+        fields: &["externalIPs"],
+        paths: &["pod -> external IP", "process of a node -> external IP", "outside -> external IP"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(external_ip(play)),
+    },
+    Scenario {
+        name: "external IP, load balancer and cluster IP of one Service keep each to its own policy",
+        upstream: &[],
+        fields: &["externalIPs", "status.loadBalancer", "externalTrafficPolicy", "internalTrafficPolicy"],
+        paths: &[
+            "outside -> external IP",
+            "outside -> load balancer",
+            "pod -> external IP",
+            "pod -> load balancer",
+            "process of a node -> load balancer",
+            "pod -> cluster IP",
+        ],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(both_policies_local(play)),
+    },
+    Scenario {
+        name: "source ranges of the other family filter nobody",
+        upstream: &[],
+        fields: &["loadBalancerSourceRanges"],
+        paths: &["outside -> load balancer", "pod -> load balancer"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[],
+        run: |play| Box::pin(ranges_of_the_other_family(play)),
+    },
+    Scenario {
+        name: "who is outside the source ranges learns nothing of a Service without endpoints",
+        upstream: &[],
+        fields: &["loadBalancerSourceRanges"],
+        paths: &["outside -> load balancer", "pod -> load balancer"],
+        families: Family::BOTH,
+        protocols: TCP_AND_UDP,
+        turn: Turn::Shared,
+        differs: &[Differs::always(
+            Subject::KubeProxyIptables,
+            "a Service without endpoints has no rules for its source ranges, so everybody is refused",
+        )],
+        run: |play| Box::pin(ranges_without_endpoints(play)),
+    },
+];
+
+/// An address of this case's family that no other case has. `which` tells apart those of one case.
+fn address(play: &Play<'_>, which: u8) -> String {
+    let host = 10 * which + play.protocol() as u8;
+    match play.family() {
+        Family::IPv4 => format!("203.0.113.{host}"),
+        Family::IPv6 => format!("2001:db8::cb00:71{host:02x}"),
+    }
+}
+
+async fn external_ip(play: &Play<'_>) -> Result<()> {
+    let address = address(play, 1);
+    let spec = json!({
+        "externalIPs": [address],
+        "selector": {"app": "web"},
+        "ports": [{"port": 80, "targetPort": PORT}],
+    });
+    play.service("web", spec).await?;
+    let to = std::net::SocketAddr::new(address.parse()?, 80);
+    for node in NODES {
+        let own = play.node_address(node)?;
+        play.ask(Asker::Pod(node), to)?.seen_as(own).answered_by(&web(None)).await?;
+        play.ask(Asker::Node(node), to)?.seen_as(own).answered_by(&web(None)).await?;
+    }
+    play.stage().lab().route_load_balancer(to.ip())?;
+    play.ask(Asker::Outside, to)?.seen_as(play.node_address(1)?).answered_by(&web(None)).await
+}
+
+async fn both_policies_local(play: &Play<'_>) -> Result<()> {
+    let (external, balanced) = (address(play, 2), address(play, 3));
+    let spec = json!({
+        "type": "LoadBalancer",
+        "externalIPs": [external],
+        "externalTrafficPolicy": "Local",
+        "internalTrafficPolicy": "Local",
+        "selector": {"app": "web"},
+        "ports": [{"port": 80, "targetPort": PORT}],
+    });
+    let service = play.service("web", spec).await?;
+    play.load_balancer(&service, json!([{"ip": balanced}])).await?;
+    for address in [&external, &balanced] {
+        let to = std::net::SocketAddr::new(address.parse()?, 80);
+        play.stage().lab().route_load_balancer(to.ip())?;
+        play.ask(Asker::Outside, to)?.seen_as_itself().answered_by(&web(Some(1))).await?;
+        for node in NODES {
+            play.ask(Asker::Pod(node), to)?.seen_as_itself().answered_by(&web(None)).await?;
+            play.ask(Asker::Node(node), to)?.seen_as_itself().answered_by(&web(None)).await?;
+        }
+    }
+    let to = play.cluster_ip(&service, 80)?;
+    play.ask(Asker::Pod(2), to)?.seen_as_itself().answered_by(&web(Some(2))).await?;
+    play.ask(Asker::Pod(3), to)?.is_dropped().await
+}
+
+/// A Service with an address of a load balancer, which admits these ranges.
+async fn balanced(play: &Play<'_>, which: u8, selector: Value, ranges: Value) -> Result<std::net::SocketAddr> {
+    let address = address(play, which);
+    let spec = json!({
+        "type": "LoadBalancer",
+        "loadBalancerSourceRanges": ranges,
+        "selector": selector,
+        "ports": [{"port": 80, "targetPort": PORT}],
+    });
+    let service = play.service("web", spec).await?;
+    play.load_balancer(&service, json!([{"ip": address}])).await?;
+    Ok(std::net::SocketAddr::new(address.parse()?, 80))
+}
+
+async fn ranges_of_the_other_family(play: &Play<'_>) -> Result<()> {
+    let range = match play.family() {
+        Family::IPv4 => "2001:db8:ffff::/64",
+        Family::IPv6 => "100.64.0.0/24",
+    };
+    let to = balanced(play, 4, json!({"app": "web"}), json!([range])).await?;
+    for asker in [Asker::Outside, Asker::Pod(3)] {
+        play.ask(asker, to)?.answered_by(&web(None)).await?;
+    }
+    Ok(())
+}
+
+async fn ranges_without_endpoints(play: &Play<'_>) -> Result<()> {
+    let (own, length) = match play.family() {
+        Family::IPv4 => (play.address(Asker::Pod(1))?, 32),
+        Family::IPv6 => (play.address(Asker::Pod(1))?, 128),
+    };
+    let to = balanced(play, 5, play.own_pods(), json!([format!("{own}/{length}")])).await?;
+    play.ask(Asker::Pod(1), to)?.is_refused().await?;
+    for asker in [Asker::Outside, Asker::Pod(3)] {
+        play.ask(asker, to)?.is_dropped().await?;
+    }
+    Ok(())
+}
