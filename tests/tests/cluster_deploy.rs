@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 use svclb_tests::{
     cluster::LabCluster,
-    net::{Agent, AgentCommand, LabOptions, PodNetwork, agent_binary},
+    net::{Agent, AgentCommand, LabOptions, PodNetwork, agent_binary, agent_in},
 };
 
 /// What the agent may do, and what it must not be able to do: verb, resource, whether.
@@ -139,5 +139,35 @@ async fn the_agent_works_with_the_capabilities_of_the_daemonset_and_says_what_on
         assert!(refused.to_string().contains(&named), "it must say what is missing: {refused:#}");
     }
     let agent = Agent::start(cluster.lab(), 1, &with(&all)?).await?;
+    agent.terminate().await
+}
+
+/// What kubeadm's own container of kube-proxy has: no BPF file system and no cgroups, as /sys is its own, and the proxy of
+/// the machine on which the cluster was made.
+const KUBEADM: &str = "mount -t sysfs sysfs /sys && export HTTPS_PROXY=http://192.0.2.99:3128";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_agent_starts_in_the_place_of_kube_proxy_with_its_configuration_file() -> Result<()> {
+    let cluster = LabCluster::start(LabOptions::default(), PodNetwork::Routed)?;
+    cluster.plane().apply([deploy().join("rbac.yaml")])?;
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("config.conf");
+    let kubeconfig = cluster.plane().agent_kubeconfig();
+    let text = format!(
+        "apiVersion: kubeproxy.config.k8s.io/v1alpha1\nkind: KubeProxyConfiguration\n\
+         clientConnection: {{kubeconfig: {}}}\nmode: nftables\n",
+        kubeconfig.display()
+    );
+    fs::write(&config, text)?;
+    let how = AgentCommand {
+        binary: agent_in(KUBEADM, folder.path())?,
+        source: vec!["--config".into(), config.into()],
+        attach: "auto".to_owned(),
+        more: Vec::new(),
+        logs: folder.path().to_owned(),
+    };
+    let agent = Agent::start(cluster.lab(), 1, &how).await?;
+    let log = fs::read_to_string(agent.log())?;
+    assert!(log.contains("a BPF file system is mounted at /sys/fs/bpf, as there was none"), "{log}");
     agent.terminate().await
 }

@@ -71,3 +71,11 @@ async fn traffic_goes_on_without_agents_and_changes_arrive_with_them() -> Result
     scene.start_agents().await?;
     scene.expect_good_round().await
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_starts_before_the_last_one_has_ended_takes_over_from_it() -> Result<()> {
+    let mut scene = Scene::new(SceneOptions::default(), EXAMPLE).await?;
+    scene.hand_over(1).await?;
+    scene.apply(&EXAMPLE.replace("replicas: 3", "replicas: 5"))?;
+    scene.expect_good_round().await
+}

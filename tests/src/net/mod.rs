@@ -41,5 +41,5 @@ pub use policy::{Policy, PolicyEngine};
 pub use probe::{Client, Connection, Datagrams, Failure, FailureKind, Outcome, Reply, SourcePort};
 pub use residue::Inventory;
 pub use round::{Effort, Fault, Found, go_round};
-pub use scene::{Scene, SceneOptions, agent_binary};
+pub use scene::{Scene, SceneOptions, agent_binary, agent_in};
 pub use state::{ClusterState, NamedPort, PodState, ports_of};

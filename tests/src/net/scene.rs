@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use futures::future::try_join_all;
+use futures::future::{try_join, try_join_all};
 use tempfile::TempDir;
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -152,6 +152,23 @@ impl Scene {
         agent.terminate().await
     }
 
+    /// Starts a second agent on a node, and ends the first when the second has found it.
+    pub async fn hand_over(&mut self, node: u8) -> Result<()> {
+        let before = self.agents.remove(&node).with_context(|| format!("node{node} has no agent"))?;
+        let log = self.agent_log(node);
+        let end = async {
+            let start = Instant::now();
+            while !fs::read_to_string(&log)?.contains("waiting for another agent to end") {
+                ensure!(start.elapsed() < FOLLOWED_WITHIN, "the second agent does not wait{}", self.logs());
+                sleep(Duration::from_millis(5)).await;
+            }
+            before.terminate().await
+        };
+        let (next, ()) = try_join(Agent::start(&self.lab, node, &self.how), end).await?;
+        self.agents.insert(node, next);
+        Ok(())
+    }
+
     /// The asking pod of a node.
     ///
     /// # Panics
@@ -237,8 +254,8 @@ impl Scene {
     }
 }
 
-/// A program that makes surroundings and becomes the agent.
-fn agent_in(surroundings: &str, folder: &Path) -> Result<PathBuf> {
+/// A program, made in a folder, that makes surroundings and becomes the agent: see [`SceneOptions::surroundings`].
+pub fn agent_in(surroundings: &str, folder: &Path) -> Result<PathBuf> {
     ensure!(!surroundings.contains('\''), "{surroundings} has single quotes");
     let (script, agent) = (folder.join("agent"), agent_binary()?);
     let line = format!(
