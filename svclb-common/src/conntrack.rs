@@ -5,6 +5,8 @@
 //! connection); so every packet of a known flow is translated, and the state only decides how long
 //! an idle flow is kept and whether a SYN may start afresh.
 
+mod sctp;
+
 use crate::wire::{protocol, tcp::flag};
 
 /// State of a flow; 4 bits.
@@ -22,17 +24,29 @@ impl State {
     pub const BACKEND_CLOSED: Self = Self(3);
     /// TCP: both sent FIN.
     pub const CLOSING: Self = Self(4);
-    /// TCP: one side sent RST.
+    /// TCP: one side sent RST. SCTP: one side sent ABORT or SHUTDOWN COMPLETE, or there never was more than a packet
+    /// of the client out of the blue.
     pub const CLOSED: Self = Self(5);
     /// UDP: only the client spoke.
     pub const UNREPLIED: Self = Self(6);
     /// UDP: both spoke.
     pub const REPLIED: Self = Self(7);
+    /// SCTP: the client sent INIT.
+    pub const COOKIE_WAIT: Self = Self(8);
+    /// SCTP: the client sent COOKIE ECHO.
+    pub const COOKIE_ECHOED: Self = Self(9);
+    /// SCTP: both sides have the association.
+    pub const ASSOCIATED: Self = Self(10);
+    /// SCTP: one side sent SHUTDOWN.
+    pub const SHUTTING_DOWN: Self = Self(11);
+    /// SCTP: the other side sent SHUTDOWN ACK.
+    pub const SHUTDOWN_ACKED: Self = Self(12);
 
     /// Every state with its name and its default timeout in seconds. Those of TCP are Linux
     /// `nf_conntrack`'s (`tcp_timeouts` in `nf_conntrack_proto_tcp.c`), with kube-proxy's 24 h for
     /// established and 1 h for half-closed connections; those of UDP are `nf_conntrack`'s 30 s and
-    /// 120 s.
+    /// 120 s, those of SCTP its as well (`sctp_timeouts` in `nf_conntrack_proto_sctp.c`: associations
+    /// send a HEARTBEAT every 30 s).
     pub const ALL: &[(Self, &'static str, u32)] = &[
         (Self::SYN_SENT, "syn-sent", 60),
         (Self::ESTABLISHED, "established", 86_400),
@@ -42,12 +56,21 @@ impl State {
         (Self::CLOSED, "closed", 10),
         (Self::UNREPLIED, "unreplied", 30),
         (Self::REPLIED, "replied", 120),
+        (Self::COOKIE_WAIT, "cookie-wait", 3),
+        (Self::COOKIE_ECHOED, "cookie-echoed", 3),
+        (Self::ASSOCIATED, "associated", 210),
+        (Self::SHUTTING_DOWN, "shutting-down", 3),
+        (Self::SHUTDOWN_ACKED, "shutdown-acked", 3),
     ];
 
-    /// State of a flow that begins with this packet of the client.
+    /// State of a flow that begins with this packet of the client. `signal` as in [`next`].
     #[inline(always)]
-    pub const fn first(protocol: u8) -> Self {
-        if protocol == protocol::TCP { Self::SYN_SENT } else { Self::UNREPLIED }
+    pub const fn first(protocol: u8, signal: u8) -> Self {
+        match protocol {
+            protocol::TCP => Self::SYN_SENT,
+            protocol::SCTP => sctp::first(signal),
+            _ => Self::UNREPLIED,
+        }
     }
 
     /// Whether a SYN with the same addresses may start a new flow in its place. An established entry
@@ -68,15 +91,22 @@ pub enum Direction {
     Reply,
 }
 
-/// The state after a packet. `flags` are TCP's and ignored for UDP.
+/// The state after a packet. `signal` is what it says of its connection
+/// ([`Headers::signal`](crate::parse::Headers::signal)).
 #[inline(always)]
-pub const fn next(state: State, protocol: u8, direction: Direction, flags: u8) -> State {
-    if protocol != protocol::TCP {
-        return match direction {
+pub const fn next(state: State, protocol: u8, direction: Direction, signal: u8) -> State {
+    match protocol {
+        protocol::TCP => next_of_tcp(state, direction, signal),
+        protocol::SCTP => sctp::next(state, direction, signal),
+        _ => match direction {
             Direction::Original => state,
             Direction::Reply => State::REPLIED,
-        };
+        },
     }
+}
+
+#[inline(always)]
+const fn next_of_tcp(state: State, direction: Direction, flags: u8) -> State {
     if flags & flag::RST != 0 {
         return State::CLOSED;
     }

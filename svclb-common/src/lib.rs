@@ -16,6 +16,7 @@ pub mod addr;
 pub mod checksum;
 pub mod config;
 pub mod conntrack;
+pub mod crc32c;
 pub mod datapath;
 pub mod env;
 pub mod flow_table;

@@ -3,12 +3,16 @@
 //! Fixed headers are read whole and in wire order before anything at a variable offset, which is what
 //! the verifier can follow. Answers: the headers, or the [`Counter`] that names why the packet is
 //! passed untouched.
+//!
+//! What a packet says of its connection is one byte, [`Headers::signal`].
+
+mod chunks;
 
 use crate::addr::{Addr4, Addr6, Address, Be16, Endpoint};
 use crate::packet::Packet;
 use crate::verdict::Counter;
 use crate::wire::ethernet::{Ethernet, VlanTag, ethertype};
-use crate::wire::{ipv4, ipv6, protocol, tcp, udp};
+use crate::wire::{ipv4, ipv6, protocol, sctp, tcp, udp};
 
 /// Extension headers that are looked through; the packet is malformed with more (RFC 8200 section 4.1
 /// knows six, each once but destination options).
@@ -135,22 +139,22 @@ pub struct Headers<A> {
     pub payload: u32,
     /// Protocol: TCP, UDP, SCTP or this family's ICMP.
     pub protocol: u8,
-    /// TCP flags; 0 else.
-    pub tcp_flags: u8,
+    /// What the packet says of its connection: the flags of TCP, [`sctp::signal`] of SCTP; 0 else.
+    pub signal: u8,
 }
 
 impl<A: Address> Headers<A> {
-    /// Whether the packet asks for a new TCP connection.
+    /// Whether the packet asks for a new TCP connection or SCTP association.
     #[inline(always)]
     pub const fn opens_connection(&self) -> bool {
         use tcp::flag::{ACK, RST, SYN};
-        self.protocol == protocol::TCP && self.tcp_flags & (SYN | ACK | RST) == SYN
+        self.signal & (SYN | ACK | RST) == SYN
     }
 
-    /// Whether the packet is a TCP reset.
+    /// Whether the packet is a TCP reset, or the end of an SCTP association: nobody answers it.
     #[inline(always)]
     pub const fn is_reset(&self) -> bool {
-        self.protocol == protocol::TCP && self.tcp_flags & tcp::flag::RST != 0
+        self.signal & tcp::flag::RST != 0
     }
 
     /// Headers from their parts.
@@ -160,7 +164,7 @@ impl<A: Address> Headers<A> {
         l3: usize,
         source_port: Be16,
         destination_port: Be16,
-        tcp_flags: u8,
+        signal: u8,
     ) -> Self {
         Self {
             source: network.source,
@@ -171,7 +175,7 @@ impl<A: Address> Headers<A> {
             l4: network.l4,
             payload: network.payload,
             protocol: network.protocol,
-            tcp_flags,
+            signal,
         }
     }
 
@@ -190,7 +194,12 @@ impl<A: Address> Headers<A> {
     /// Offset of the transport checksum.
     #[inline(always)]
     pub const fn checksum(&self) -> usize {
-        self.l4 + if self.protocol == protocol::TCP { tcp::CHECKSUM } else { udp::CHECKSUM }
+        self.l4
+            + match self.protocol {
+                protocol::TCP => tcp::CHECKSUM,
+                protocol::SCTP => sctp::CHECKSUM,
+                _ => udp::CHECKSUM,
+            }
     }
 }
 
@@ -208,20 +217,24 @@ struct Ports {
 pub fn headers<A: Network, P: Packet>(packet: &P, l3: usize, headers: &mut Headers<A>) -> Result<(), Counter> {
     let network = A::network(packet, l3)?;
     let l4 = network.l4;
-    let (mut source_port, mut destination_port, mut tcp_flags) = (Be16::ZERO, Be16::ZERO, 0);
+    let (mut source_port, mut destination_port, mut signal) = (Be16::ZERO, Be16::ZERO, 0);
     if network.protocol == protocol::TCP {
         let tcp: tcp::Tcp = packet.read(l4).ok_or(Counter::Malformed)?;
-        (source_port, destination_port, tcp_flags) = (tcp.source, tcp.destination, tcp.flags);
+        (source_port, destination_port, signal) = (tcp.source, tcp.destination, tcp.flags);
     } else if network.protocol == protocol::UDP {
         let udp: udp::Udp = packet.read(l4).ok_or(Counter::Malformed)?;
         (source_port, destination_port) = (udp.source, udp.destination);
     } else if network.protocol == protocol::SCTP {
-        let ports: Ports = packet.read(l4).ok_or(Counter::Malformed)?;
-        (source_port, destination_port) = (ports.source, ports.destination);
+        let sctp: sctp::Sctp = packet.read(l4).ok_or(Counter::Malformed)?;
+        if network.payload < sctp::LENGTH as u32 {
+            return Err(Counter::Malformed);
+        }
+        (source_port, destination_port) = (sctp.source, sctp.destination);
+        signal = chunks::signal(packet, &sctp, l4, network.payload);
     } else if network.protocol != A::ICMP {
         return Err(Counter::OtherProtocol);
     }
-    *headers = Headers::new(network, l3, source_port, destination_port, tcp_flags);
+    *headers = Headers::new(network, l3, source_port, destination_port, signal);
     Ok(())
 }
 

@@ -38,6 +38,7 @@ impl Verdict {
         match bits & 0xff00 {
             Self::DROP => Self::Drop(DropReason::from_number(number)),
             Self::REFUSE if number == Refusal::UnknownPort as u8 => Self::Refuse(Refusal::UnknownPort),
+            Self::REFUSE if number == Refusal::StaleAssociation as u8 => Self::Refuse(Refusal::StaleAssociation),
             Self::REFUSE => Self::Refuse(Refusal::NoEndpoint),
             _ if number == 1 => Self::Translate,
             _ => Self::Pass,
@@ -53,6 +54,8 @@ pub enum Refusal {
     NoEndpoint = Counter::RefusedNoEndpoint as u8,
     /// See [`Counter::RefusedUnknownPort`].
     UnknownPort = Counter::RefusedUnknownPort as u8,
+    /// See [`Counter::RefusedStaleAssociation`].
+    StaleAssociation = Counter::RefusedStaleAssociation as u8,
 }
 
 /// Declares counters: a number once given is never used for something else.
@@ -97,11 +100,9 @@ counters! {
     Malformed = 3 "malformed",
     /// Fragments; passed, as fragments are not translated yet.
     Fragment = 4 "fragment",
-    /// SCTP packets to or from a Service address; passed, as SCTP is not translated yet.
-    Sctp = 5 "sctp",
     /// Transport protocols that no Service can have; passed.
     OtherProtocol = 6 "other_protocol",
-    /// TCP resets to a frontend without a flow; passed.
+    /// TCP resets, and SCTP packets that end an association, to a frontend without a flow; passed.
     ResetWithoutFlow = 7 "reset_without_flow",
     /// ICMP errors that quote no known flow; passed.
     IcmpWithoutFlow = 8 "icmp_without_flow",
@@ -127,7 +128,7 @@ counters! {
     FlowReplaced = 21 "flow_replaced",
     /// Flows placed in SPILL because their home bucket was full.
     FlowSpilled = 22 "flow_spilled",
-    /// Backends picked afresh for a UDP flow whose endpoint no longer serves.
+    /// Backends picked afresh for a UDP flow, or for an SCTP client that begins again, whose endpoint no longer serves.
     FlowRepicked = 23 "flow_repicked",
     /// Masquerade ports given out.
     MasqueradeAllocated = 24 "masquerade_allocated",
@@ -141,6 +142,8 @@ counters! {
     RefusedUnknownPort = 31 "refused_unknown_port",
     /// Connections and datagrams of this node's own processes that nobody serves, refused by an error at once.
     RefusedSocket = 32 "refused_socket",
+    /// Refused with an ABORT: the backend of this SCTP association no longer serves.
+    RefusedStaleAssociation = 33 "refused_stale_association",
     /// Drop: a traffic policy allows only endpoints of this node, and there is none.
     NoLocalEndpoint = 40 "drop_no_local_endpoint",
     /// Drop: the client is outside the Service's source ranges.
@@ -232,7 +235,7 @@ mod tests {
     #[test]
     fn verdicts_survive_being_numbers() {
         let plain = [Verdict::Pass, Verdict::Translate];
-        let refusals = [Refusal::NoEndpoint, Refusal::UnknownPort].map(Verdict::Refuse);
+        let refusals = [Refusal::NoEndpoint, Refusal::UnknownPort, Refusal::StaleAssociation].map(Verdict::Refuse);
         let drops = DropReason::ALL.iter().copied().map(Verdict::Drop);
         for verdict in plain.into_iter().chain(refusals).chain(drops) {
             assert_eq!(Verdict::from_bits(verdict.to_bits()), verdict);

@@ -151,10 +151,11 @@ macro_rules! socket_tuple {
 socket_tuple!(Addr4, ipv4, 12);
 socket_tuple!(Addr6, ipv6, 36);
 
-/// Whether a connected socket of this node has the conversation of `key`.
+/// Whether a connected socket of this node has the conversation of `key`. The kernel has no such question for SCTP
+/// sockets.
 #[inline(always)]
 fn has_socket<A: SocketTuple>(skb: Skb, key: &MasqueradeKey<A>) -> bool {
-    if testing() {
+    if testing() || key.protocol == protocol::SCTP {
         return false;
     }
     let mut tuple = A::tuple(key);

@@ -273,26 +273,26 @@ fn by_hand(endpoints: &[EndpointState]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_that_cannot_be_served_gets_an_event_and_the_others_are_served() -> Result<()> {
+async fn an_object_that_cannot_be_used_gets_an_event_and_the_others_are_served() -> Result<()> {
     let mut scene = Scene::new().await?;
     scene.cluster.plane().apply_yaml(
-        "{apiVersion: v1, kind: Service, metadata: {name: telephony},\
-          spec: {selector: {app: web}, ports: [{protocol: SCTP, port: 5060}]}}",
+        "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: nobodys},\
+          addressType: IPv4, endpoints: []}",
     )?;
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let events: Api<Event> = Api::default_namespaced(scene.cluster.plane().client());
         let listed = scene.cluster.plane().runtime().run(async move { events.list(&ListParams::default()).await })?;
         let about =
-            |event: &&Event| event.regarding.as_ref().and_then(|object| object.name.as_deref()) == Some("telephony");
+            |event: &&Event| event.regarding.as_ref().and_then(|object| object.name.as_deref()) == Some("nobodys");
         if let Some(event) = listed.items.iter().find(about) {
             assert_eq!(event.type_.as_deref(), Some("Warning"));
-            assert_eq!(event.reason.as_deref(), Some("UnsupportedProtocol"));
+            assert_eq!(event.reason.as_deref(), Some("NoService"));
             let note = event.note.as_deref().unwrap_or_default();
-            assert!(note.contains("SCTP"), "{note}");
+            assert!(note.contains("service-name"), "{note}");
             break;
         }
-        ensure!(Instant::now() < deadline, "no Event about the Service; there are {:?}", listed.items);
+        ensure!(Instant::now() < deadline, "no Event about the slice; there are {:?}", listed.items);
         sleep(Duration::from_millis(100)).await;
     }
     scene.wait_for_answers(&pods(&scene.cluster.endpoints("web")?)).await?;

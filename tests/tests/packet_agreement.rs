@@ -12,7 +12,7 @@ use std::net::{IpAddr, SocketAddr};
 use svclb_common::config::flag as config_flag;
 use svclb_common::service::{flag, scope};
 use svclb_common::verdict::Counter;
-use svclb_tests::packet::{self, Frame, tcp, udp};
+use svclb_tests::packet::{self, Frame, sctp, tcp, udp};
 use svclb_tests::world::{BackendSpec, NODE4, NODE6, Outcome, Port, Scene, ServiceSpec, World};
 
 /// Counters that the generator cannot reach: each needs another CPU or a broken kernel at the right moment.
@@ -25,6 +25,11 @@ const UNREACHABLE: &[Counter] = &[
     Counter::SocketPeerTranslated,
     Counter::RefusedSocket,
 ];
+
+/// IP protocol number.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
 
 /// A small generator of random numbers (SplitMix64, Steele et al. 2014), so that a seed says all.
 struct Dice(u64);
@@ -95,7 +100,11 @@ fn services(v6: bool, protocol: u8) -> Vec<ServiceSpec> {
     } else {
         ("10.96.0.", ["10.244.1.7", "10.244.2.7", "10.244.1.5"], NODE4.into())
     };
-    let offset = if protocol == 6 { 0 } else { 100 };
+    let offset = match protocol {
+        TCP => 0,
+        UDP => 100,
+        _ => 200,
+    };
     let cluster = |n: u16| endpoint(&format!("{prefix}{n}"), 80);
     let outside = |n: u16| endpoint(&if v6 { format!("2001:db8:7::{n}") } else { format!("203.0.113.{n}") }, 80);
     let backend = |pod: usize, port: u16| BackendSpec { endpoint: endpoint(pods[pod], port), local: pod != 1 };
@@ -143,16 +152,40 @@ fn client(dice: &mut Dice, v6: bool) -> SocketAddr {
     }
 }
 
-fn shape(dice: &mut Dice, mut frame: Frame, is_tcp: bool) -> Frame {
-    if is_tcp {
-        frame = match dice.below(8) {
-            0..4 => frame.syn(),
-            4 => frame.fin(),
-            5 => frame.rst(),
-            _ => frame,
-        };
-    } else if dice.one_in(6) {
-        frame = frame.without_checksum();
+/// A packet of a protocol that is part of something that goes on already.
+fn make(protocol: u8, from: SocketAddr, to: SocketAddr) -> Frame {
+    match protocol {
+        TCP => tcp(from, to),
+        UDP => udp(from, to),
+        _ => sctp(from, to),
+    }
+}
+
+fn shape(dice: &mut Dice, mut frame: Frame, protocol: u8) -> Frame {
+    match protocol {
+        TCP => {
+            frame = match dice.below(8) {
+                0..4 => frame.syn(),
+                4 => frame.fin(),
+                5 => frame.rst(),
+                _ => frame,
+            }
+        }
+        UDP => {
+            if dice.one_in(6) {
+                frame = frame.without_checksum();
+            }
+        }
+        _ => {
+            frame = match dice.below(8) {
+                0..4 => frame.syn(),
+                4 => frame,
+                _ => {
+                    let kinds: Vec<u8> = (0..=dice.below(6)).map(|_| dice.below(16) as u8).collect();
+                    frame.chunks(&kinds)
+                }
+            }
+        }
     }
     if dice.one_in(8) {
         frame = frame.options();
@@ -177,7 +210,7 @@ fn damage(dice: &mut Dice, bytes: &mut Vec<u8>, v6: bool) {
         1 => bytes[12..14].copy_from_slice(&[0x08, 0x06]),
         2 if v6 => bytes[20] = 44,
         2 => bytes[20] |= 0x20,
-        3 => bytes[if v6 { 20 } else { 23 }] = 132,
+        3 => bytes[if v6 { 20 } else { 23 }] = SCTP,
         4 => bytes[if v6 { 20 } else { 23 }] = 47,
         _ => {
             let at = 14 + dice.below(bytes.len() - 14);
@@ -189,9 +222,7 @@ fn damage(dice: &mut Dice, bytes: &mut Vec<u8>, v6: bool) {
 /// One packet and what follows from it.
 fn step(pair: &mut Pair, dice: &mut Dice) {
     let v6 = dice.one_in(2);
-    let protocol = dice.of(&[6, 17]);
-    let is_tcp = protocol == 6;
-    let make = if is_tcp { tcp } else { udp };
+    let protocol = dice.of(&[TCP, UDP, SCTP]);
     let specs = services(v6, protocol);
     let spec = &specs[dice.below(specs.len())];
     let mut frontend = spec.frontends[dice.below(spec.frontends.len())].0;
@@ -212,8 +243,8 @@ fn step(pair: &mut Pair, dice: &mut Dice) {
         }
     }
     let port = dice.of(&[Port::Pod, Port::Uplink, Port::BridgePort]);
-    let frame = make(from, frontend);
-    let mut bytes = shape(dice, frame, is_tcp).bytes();
+    let frame = make(protocol, from, frontend);
+    let mut bytes = shape(dice, frame, protocol).bytes();
     if dice.one_in(8) {
         damage(dice, &mut bytes, v6);
         let ingress = dice.one_in(2);
@@ -231,18 +262,17 @@ fn step(pair: &mut Pair, dice: &mut Dice) {
     }
     let sent = packet::read(&out.bytes);
     if dice.one_in(3) {
-        answer(pair, dice, &sent, make);
+        answer(pair, dice, &sent, protocol);
     }
     if dice.one_in(6) {
-        complain(pair, dice, &sent, &out.bytes, (from, frontend));
+        complain(pair, dice, &sent, &out.bytes, (from, frontend, protocol));
     }
 }
 
 /// The backend answers.
-fn answer(pair: &mut Pair, dice: &mut Dice, sent: &packet::Seen, make: fn(SocketAddr, SocketAddr) -> Frame) {
-    let is_tcp = sent.flags.is_some();
-    let frame = make(sent.destination, sent.source);
-    let frame = if is_tcp && dice.one_in(2) { frame.syn_ack() } else { shape(dice, frame, is_tcp) };
+fn answer(pair: &mut Pair, dice: &mut Dice, sent: &packet::Seen, protocol: u8) {
+    let frame = make(protocol, sent.destination, sent.source);
+    let frame = if protocol != UDP && dice.one_in(2) { frame.answer() } else { shape(dice, frame, protocol) };
     let reply = pair.run(true, dice.of(&[Port::Uplink, Port::BridgePort, Port::Pod]), &frame.bytes());
     if reply.action == svclb_tests::world::NEXT {
         pair.run(false, Port::Uplink, &reply.bytes);
@@ -255,7 +285,7 @@ fn complain(
     dice: &mut Dice,
     sent: &packet::Seen,
     request: &[u8],
-    (from, frontend): (SocketAddr, SocketAddr),
+    (from, frontend, protocol): (SocketAddr, SocketAddr, u8),
 ) {
     // Only packets whose network header stands right behind the Ethernet header are quoted here.
     if request[12..14] == [0x81, 0x00] {
@@ -265,8 +295,7 @@ fn complain(
     let error = if dice.one_in(2) {
         packet::port_unreachable(sent.destination.ip(), sent.source.ip(), request, quoted)
     } else {
-        let make = if sent.flags.is_some() { tcp } else { udp };
-        packet::port_unreachable(from.ip(), frontend.ip(), &make(frontend, from).bytes(), quoted)
+        packet::port_unreachable(from.ip(), frontend.ip(), &make(protocol, frontend, from).bytes(), quoted)
     };
     let inside = pair.run(true, Port::Uplink, &error);
     pair.run(false, Port::Uplink, &inside.bytes);
@@ -289,11 +318,12 @@ fn change(pair: &mut Pair, dice: &mut Dice) {
         }
         _ => {
             // Endpoints go and come back, half of the time as numbers of another owner.
-            let (v6, n) = (dice.one_in(2), dice.of(&[0, 0, 4, 4, 4, 1, 2, 3, 5]));
+            let (v6, protocol) = (dice.one_in(2), dice.of(&[UDP, SCTP]));
+            let n = dice.of(&[0, 0, 4, 4, 4, 1, 2, 3, 5]);
             let (generation, gone, count) = (dice.below(2) as u16, dice.one_in(2), dice.of(&[2, 4, 4, 8]));
             pair.both(|world, scene| {
-                let (base, first) = base(17);
-                let spec = &services(v6, 17)[n];
+                let (base, first) = base(protocol);
+                let spec = &services(v6, protocol)[n];
                 if gone {
                     scene.drop_backends(world, v6, first + n as u32 * 10, count);
                 } else {
@@ -304,21 +334,27 @@ fn change(pair: &mut Pair, dice: &mut Dice) {
     }
 }
 
-/// A flow that loses what it had: UDP its endpoint, TCP its connection; then its client sends again. And a client that
-/// reaches the only endpoint of a Service in two ways.
+/// A flow that loses what it had: UDP and SCTP their endpoint, TCP its connection; then its client sends again. And a
+/// client that reaches the only endpoint of a Service in two ways.
 fn afresh(pair: &mut Pair, dice: &mut Dice) {
     let v6 = dice.one_in(2);
     let from = client(dice, v6);
-    let spec = &services(v6, 17)[4];
-    let (number, first) = base(17);
-    let request = udp(from, spec.frontends[0].0).bytes();
-    let sent = pair.run(true, Port::Pod, &request);
-    if sent.moved.contains_key("request_translated") {
+    for protocol in [UDP, SCTP] {
+        let spec = &services(v6, protocol)[4];
+        let (number, first) = base(protocol);
+        let request = make(protocol, from, spec.frontends[0].0);
+        let begin = if protocol == SCTP { request.clone().syn() } else { request.clone() }.bytes();
+        let sent = pair.run(true, Port::Pod, &begin);
+        if !sent.moved.contains_key("request_translated") {
+            continue;
+        }
         let backend = packet::read(&sent.bytes).destination;
-        pair.run(true, Port::BridgePort, &udp(backend, from).bytes());
+        pair.run(true, Port::BridgePort, &make(protocol, backend, from).answer().bytes());
         let gone = u32::from(backend.port() - 8050);
         pair.both(|world, scene| scene.drop_backends(world, v6, first + 40 + gone, 1));
-        pair.run(true, Port::Pod, &request);
+        for again in [request.bytes(), begin] {
+            pair.run(true, Port::Pod, &again);
+        }
         pair.both(|world, scene| scene.write_at(world, spec, number + 4, first + 40, 0));
     }
     for (frontend, _) in &services(v6, 17)[5].frontends[..2] {
@@ -338,7 +374,11 @@ fn afresh(pair: &mut Pair, dice: &mut Dice) {
 
 /// First Service number and first backend number of a protocol, in each family.
 fn base(protocol: u8) -> (u32, u32) {
-    if protocol == 6 { (0, 0) } else { (10, 100) }
+    match protocol {
+        TCP => (0, 0),
+        UDP => (10, 100),
+        _ => (20, 180),
+    }
 }
 
 fn number(name: &str, default: u64) -> u64 {
@@ -359,7 +399,7 @@ fn host_and_kernel_agree_byte_for_byte() {
     };
     pair.both(|world, scene| {
         for v6 in [false, true] {
-            for protocol in [6, 17] {
+            for protocol in [TCP, UDP, SCTP] {
                 let (number, first) = base(protocol);
                 for (n, spec) in services(v6, protocol).iter().enumerate() {
                     scene.write_at(world, spec, number + n as u32, first + n as u32 * 10, 0);

@@ -7,11 +7,12 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use svclb_common::addr::{Addr4, Addr6, Address, Be16, Endpoint};
 use svclb_common::checksum;
 use svclb_common::conntrack::{Direction, State, next};
+use svclb_common::crc32c;
 use svclb_common::datapath::Attachment;
 use svclb_common::parse::{self, Headers, Network};
 use svclb_common::rewrite::{Side, rewrite};
 use svclb_common::service::scope;
-use svclb_tests::packet::{self, Frame, tcp, udp};
+use svclb_tests::packet::{self, Frame, sctp, tcp, udp};
 use svclb_tests::world::host::{HostEnv, HostPacket, Summed};
 use svclb_tests::world::{BackendSpec, Machine, Port, SIZES, Scene, ServiceSpec, World, config};
 
@@ -62,10 +63,29 @@ fn change(packet: &mut HostPacket, side: Side, end: SocketAddr) -> Option<()> {
     }
 }
 
-/// Where the transport checksum stands, if the packet has one.
-fn checksum_at(bytes: &[u8], is_tcp: bool) -> usize {
-    let header = if bytes[12] == 0x86 { 40 } else { usize::from(bytes[14] & 15) * 4 };
-    14 + header + if is_tcp { 16 } else { 6 }
+/// IP protocol number.
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const SCTP: u8 = 132;
+
+fn protocol() -> impl Strategy<Value = u8> {
+    prop::sample::select(vec![TCP, UDP, SCTP])
+}
+
+/// Where the transport header stands.
+fn transport_at(bytes: &[u8]) -> usize {
+    14 + if bytes[12] == 0x86 { 40 } else { usize::from(bytes[14] & 15) * 4 }
+}
+
+/// Where the transport checksum stands, if the packet has one, and how long it is.
+fn checksum_of(bytes: &[u8], protocol: u8) -> std::ops::Range<usize> {
+    let (offset, length) = match protocol {
+        TCP => (16, 2),
+        UDP => (6, 2),
+        _ => (8, 4),
+    };
+    let at = transport_at(bytes) + offset;
+    at..at + length
 }
 
 proptest! {
@@ -78,15 +98,15 @@ proptest! {
     #[test]
     fn no_damage_to_a_good_packet_makes_the_datapath_panic(
         (client, _, _) in ends(),
-        is_tcp: bool,
+        protocol in protocol(),
         damage in vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         length in any::<prop::sample::Index>(),
         which in 0usize..5,
     ) {
         let mut world = World::host();
         let (frontend, backend) = pair_of(client);
-        Scene::default().add(&mut world, &service(frontend, backend, if is_tcp { 6 } else { 17 }));
-        let mut bytes = frame(is_tcp, client, frontend).bytes();
+        Scene::default().add(&mut world, &service(frontend, backend, protocol));
+        let mut bytes = frame(protocol, client, frontend).bytes();
         for (at, value) in damage {
             let at = at.index(bytes.len());
             bytes[at] = value;
@@ -101,11 +121,11 @@ proptest! {
     #[test]
     fn a_rewritten_packet_has_right_checksums_and_rewriting_back_gives_the_same_bytes(
         (source, destination, other) in ends(),
-        is_tcp: bool,
+        protocol in protocol(),
         at_source: bool,
-        payload in 0usize..300,
+        payload in 0usize..1400,
     ) {
-        let original = frame(is_tcp, source, destination).payload(payload).bytes();
+        let original = frame(protocol, source, destination).payload(payload).bytes();
         let side = if at_source { Side::Source } else { Side::Destination };
         let mut packet = packet_of(original.clone(), Summed::Whole);
         change(&mut packet, side, other).expect("the packet can be written");
@@ -114,12 +134,12 @@ proptest! {
         prop_assert_eq!((seen.source, seen.destination), expected);
         change(&mut packet, side, if at_source { source } else { destination }).expect("the packet can be written");
         // In one's complement there are two zeros; a checksum may come back as the other one.
-        let at = checksum_at(&original, is_tcp);
-        let zero = |bytes: &[u8]| bytes[at..at + 2] == [0, 0] || bytes[at..at + 2] == [0xff, 0xff];
+        let at = checksum_of(&original, protocol);
+        let zero = |bytes: &[u8]| bytes[at.clone()] == [0, 0] || bytes[at.clone()] == [0xff, 0xff];
         if !(zero(&original) && zero(&packet.bytes)) {
-            prop_assert_eq!(&packet.bytes[at..at + 2], &original[at..at + 2]);
+            prop_assert_eq!(&packet.bytes[at.clone()], &original[at.clone()]);
         }
-        packet.bytes[at..at + 2].copy_from_slice(&original[at..at + 2]);
+        packet.bytes[at.clone()].copy_from_slice(&original[at]);
         let at = 14 + 10; // the IPv4 header checksum has two zeros as well
         if source.is_ipv4() && packet.bytes[at..at + 2] == [0xff, 0xff] {
             packet.bytes[at..at + 2].copy_from_slice(&original[at..at + 2]);
@@ -130,21 +150,22 @@ proptest! {
     #[test]
     fn a_checksum_left_to_the_device_still_comes_out_right(
         (source, destination, other) in ends(),
-        is_tcp: bool,
+        protocol in protocol(),
         payload in 0usize..300,
     ) {
-        // What the stack hands over: the field holds the sum of the pseudo header alone.
-        let mut bytes = frame(is_tcp, source, destination).payload(payload).bytes();
-        let at = checksum_at(&bytes, is_tcp);
-        let l4 = at - if is_tcp { 16 } else { 6 };
-        let pseudo = pseudo_header(source.ip(), destination.ip(), if is_tcp { 6 } else { 17 }, bytes.len() - l4);
-        bytes[at..at + 2].copy_from_slice(&checksum::fold16(pseudo).to_ne_bytes());
+        // What the stack hands over: the field holds the sum of the pseudo header alone, 0 where there is none.
+        let mut bytes = frame(protocol, source, destination).payload(payload).bytes();
+        let (at, l4) = (checksum_of(&bytes, protocol), transport_at(&bytes));
+        let pseudo = pseudo_header(source.ip(), destination.ip(), protocol, bytes.len() - l4);
+        let pseudo = checksum::fold16(pseudo).to_ne_bytes();
+        bytes[at.clone()].copy_from_slice(if protocol == SCTP { &[0; 4] } else { &pseudo });
         let mut packet = packet_of(bytes, Summed::Partial);
         change(&mut packet, Side::Destination, other).expect("the packet can be written");
         // What the device does.
         let sum = !checksum::fold16(checksum::sum(&packet.bytes[l4..]));
-        let sum = if !is_tcp && sum == 0 { 0xffff } else { sum };
-        packet.bytes[at..at + 2].copy_from_slice(&sum.to_ne_bytes());
+        let sum = if protocol == UDP && sum == 0 { 0xffff } else { sum };
+        let (sum, crc) = (sum.to_ne_bytes(), packet::sctp::checksum(&packet.bytes[l4..]));
+        packet.bytes[at].copy_from_slice(if protocol == SCTP { &crc } else { &sum });
         prop_assert_eq!(packet::read(&packet.bytes).destination, other);
     }
 
@@ -163,8 +184,35 @@ proptest! {
     }
 
     #[test]
+    fn an_updated_crc_equals_one_computed_anew(
+        message in vec(any::<u8>(), 12..1500),
+        at: prop::sample::Index,
+        new: [u8; 2],
+    ) {
+        // Any two bytes but those of the checksum itself.
+        let at = at.index(message.len() - 1);
+        prop_assume!(at + 2 <= 8 || at >= 12);
+        let field = |bytes: &[u8]| Be16(u16::from_ne_bytes([bytes[at], bytes[at + 1]]));
+        let mut changed = message.clone();
+        changed[at..at + 2].copy_from_slice(&new);
+        let difference = crc32c::difference(field(&message), field(&changed), (message.len() - at) as u32);
+        let before = u32::from_le_bytes(packet::sctp::checksum(&message));
+        prop_assert_eq!(before ^ difference, u32::from_le_bytes(packet::sctp::checksum(&changed)));
+    }
+
+    #[test]
+    fn an_association_is_never_in_a_state_of_tcp_but_closed(steps in vec((any::<bool>(), any::<u8>()), 0..20)) {
+        let mut state = State::first(SCTP, steps.first().map_or(0, |(_, signal)| *signal));
+        for (reply, signal) in steps {
+            let direction = if reply { Direction::Reply } else { Direction::Original };
+            state = next(state, SCTP, direction, signal);
+            prop_assert!(state >= State::COOKIE_WAIT || state == State::CLOSED, "{:?}", state);
+        }
+    }
+
+    #[test]
     fn states_only_go_where_packets_lead(steps in vec((any::<bool>(), any::<u8>()), 0..20)) {
-        let mut state = State::first(6);
+        let mut state = State::first(6, 2);
         for (reply, flags) in steps {
             let direction = if reply { Direction::Reply } else { Direction::Original };
             let after = next(state, 6, direction, flags);
@@ -193,8 +241,12 @@ fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: usiz
     checksum::sum(&bytes)
 }
 
-fn frame(is_tcp: bool, from: SocketAddr, to: SocketAddr) -> Frame {
-    if is_tcp { tcp(from, to).syn() } else { udp(from, to) }
+fn frame(protocol: u8, from: SocketAddr, to: SocketAddr) -> Frame {
+    match protocol {
+        TCP => tcp(from, to).syn(),
+        UDP => udp(from, to),
+        _ => sctp(from, to),
+    }
 }
 
 /// A frontend and a backend of a client's family.

@@ -11,10 +11,10 @@
 //! | egress | request after its translation: client -> backend | from the frontend, if the backend sent it | destination := frontend |
 //! | egress | reply before its translation: backend -> client, masqueraded | from our address, if the client sent it | destination := our address |
 //!
-//! The quotation may end 8 bytes into its transport header (RFC 792), so a TCP checksum may not be in it.
+//! The quotation may end 8 bytes into its transport header (RFC 792), so the checksum of TCP or SCTP may not be in it.
 
 use super::{Work, pass, translated};
-use crate::addr::Endpoint;
+use crate::addr::{Be16, Endpoint};
 use crate::checksum::{add, difference, update};
 use crate::conntrack::State;
 use crate::env::{Env, Tables};
@@ -22,10 +22,10 @@ use crate::flow_table::{self, By, FlowKey};
 use crate::interest;
 use crate::packet::Packet;
 use crate::parse::{self, Headers, Network};
-use crate::rewrite::{Side, network_checksum};
+use crate::rewrite::{Side, crc_after, network_checksum};
 use crate::schema::MasqueradeKey;
 use crate::verdict::{Counter, Verdict};
-use crate::wire::{icmp, ipv4, protocol};
+use crate::wire::{icmp, ipv4, protocol, sctp};
 
 /// Reads the quoted packet of an error, or says why the message is none of ours. Comes before the rest.
 #[inline(never)]
@@ -38,7 +38,7 @@ pub fn quoted<A: Network, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<(
     }
     let l3 = outer.l4 + icmp::LENGTH;
     let network = A::network(packet, l3)?;
-    if network.protocol != protocol::TCP && network.protocol != protocol::UDP {
+    if !matches!(network.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
         return Err(Counter::NoService);
     }
     let (source_port, destination_port) = parse::quoted_ports(packet, network.l4).ok_or(Counter::Malformed)?;
@@ -115,8 +115,23 @@ pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E
 /// (the source of the quoted packet is who the message goes to), with all checksums: of the quoted network
 /// header, of the quoted transport header where it is in the quotation, of the outer network header, and
 /// of the message.
-#[inline(never)]
+#[inline(always)]
 fn translate<A: Network, P: Packet>(
+    packet: &mut P,
+    work: &Work<A>,
+    side: Side,
+    to: &Endpoint<A>,
+    outer_too: bool,
+) -> Option<()> {
+    if work.quoted.protocol == protocol::SCTP {
+        translate_crc(packet, work, side, to.port)?;
+    }
+    translate_ends(packet, work, side, to, outer_too)
+}
+
+/// [`translate`] but for the CRC of SCTP.
+#[inline(never)]
+fn translate_ends<A: Network, P: Packet>(
     packet: &mut P,
     work: &Work<A>,
     side: Side,
@@ -142,7 +157,8 @@ fn translate<A: Network, P: Packet>(
         message = add(message, difference(before as u32, after as u32));
     }
     let at = inner.checksum();
-    if let Some(before) = packet.read::<u16>(at)
+    if inner.protocol != protocol::SCTP
+        && let Some(before) = packet.read::<u16>(at)
         && (inner.protocol == protocol::TCP || before != 0)
     {
         let after = update(before, both);
@@ -162,4 +178,21 @@ fn translate<A: Network, P: Packet>(
     let at = outer.l4 + icmp::CHECKSUM;
     let field: u16 = packet.read(at)?;
     packet.write(at, &update(field, message))
+}
+
+/// Brings the CRC of a quoted SCTP packet, and the message's checksum, to another port at one end of the quotation. The CRC
+/// is that of the whole packet, however much of it is quoted, so it can be kept right all the same. With 0 in the field
+/// it was quoted before a device had computed it. Not called by
+/// [`translate_ends`], whose stack would be below it.
+#[inline(never)]
+fn translate_crc<A: Network, P: Packet>(packet: &mut P, work: &Work<A>, side: Side, to: Be16) -> Option<()> {
+    let quoted = &work.quoted;
+    let at = quoted.checksum();
+    let whole = quoted.payload >= sctp::LENGTH as u32;
+    let Some(before) = packet.read::<u32>(at).filter(|before| whole && *before != 0) else { return Some(()) };
+    let after = crc_after(quoted, side, before, to);
+    packet.write(at, &after)?;
+    let at = work.headers.l4 + icmp::CHECKSUM;
+    let field: u16 = packet.read(at)?;
+    packet.write(at, &update(field, difference(before, after)))
 }

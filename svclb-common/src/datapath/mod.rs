@@ -29,7 +29,6 @@ use crate::parse::{self, Headers, Network};
 use crate::select::{Choice, Chosen};
 use crate::snat_port::Claim;
 use crate::verdict::{Counter, DropReason, Verdict};
-use crate::wire::protocol;
 
 /// What a program knows of the device it is attached to; constant in each entry point.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -196,9 +195,6 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     if !from_backend && !to_frontend {
         return pass(env, Counter::NoService);
     }
-    if protocol == protocol::SCTP {
-        return pass(env, Counter::Sctp);
-    }
     if from_backend && let Some(verdict) = reply::ingress(packet, env, work) {
         return verdict;
     }
@@ -250,9 +246,6 @@ fn egress_of<A: Network, P: Packet, E: Env + Tables<A>>(
     let from_backend = !headers.opens_connection() && interest::is_backend::<A, E>(env, work.sender_hash);
     if !from_backend && !to_backend {
         return pass(env, Counter::NoService);
-    }
-    if protocol == protocol::SCTP {
-        return pass(env, Counter::Sctp);
     }
     if to_backend && let Some(verdict) = masquerade::egress(packet, env, work) {
         return verdict;

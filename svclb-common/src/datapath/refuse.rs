@@ -1,4 +1,5 @@
-//! Answering a packet that nobody serves: a TCP reset, or ICMP port unreachable for the rest.
+//! Answering a packet that nobody serves: a TCP reset, ICMP port unreachable for the rest, and an ABORT for an SCTP
+//! association whose backend is gone ([`sctp`]).
 //!
 //! The packet is turned into its own answer and goes back out of the device it came from. The answer
 //! is right whatever state the checksum was in: where it was left to the device
@@ -6,8 +7,10 @@
 //! in a quotation it changes two bytes after our ICMP checksum was computed, in a way that is known
 //! beforehand: the quoted transport part then sums to the complement of what stands in the field now.
 //!
-//! Resets, ICMP and packets to groups are never answered (RFC 1122 section 3.2.2), and the number of
+//! Resets, packets that end an SCTP association, ICMP and packets to groups are never answered (RFC 1122 section 3.2.2), and the number of
 //! answers is limited.
+
+mod sctp;
 
 use super::{Work, drop};
 use crate::addr::{Addr4, Addr6, Be16, Be32};
@@ -29,7 +32,7 @@ const QUOTE4: u32 = 548;
 /// The same for IPv6: 1,280 bytes in all (RFC 4443 section 2.4 c).
 const QUOTE6: u32 = 1232;
 
-/// Turns `packet` into its refusal.
+/// Turns `packet` into its refusal. Each kind of answer is a function of its own, as one is all that fits on the stack.
 #[inline(never)]
 pub fn refuse<A: Answer, P: Packet, E: Env + Tables<A>>(
     packet: &mut P,
@@ -38,23 +41,33 @@ pub fn refuse<A: Answer, P: Packet, E: Env + Tables<A>>(
     why: Refusal,
 ) -> Verdict {
     let headers = &work.headers;
-    let is_reset = headers.protocol == protocol::TCP && headers.tcp_flags & tcp::flag::RST != 0;
-    if is_reset || headers.source.is_group() || headers.destination.is_group() {
-        return drop(env, DropReason::NotAnswered);
+    if let Some(reason) = unanswered(env, headers) {
+        return drop(env, reason);
     }
-    let second = env.now().0.checked_div(env.config().ticks_per_second).unwrap_or(0);
-    if !env.may_refuse(second) {
-        return drop(env, DropReason::RefusalLimited);
-    }
-    let done = if headers.protocol == protocol::TCP { reset(packet, headers) } else { unreachable(packet, headers) };
+    let done = match headers.protocol {
+        protocol::TCP => reset(packet, headers),
+        protocol::SCTP if why == Refusal::StaleAssociation => sctp::abort(packet, headers),
+        _ => unreachable(packet, headers),
+    };
     if done.is_none() || (work.attachment.ethernet && turn_around(packet).is_none()) {
         return drop(env, DropReason::RefusalFailed);
     }
     env.count(match why {
         Refusal::NoEndpoint => Counter::RefusedNoEndpoint,
         Refusal::UnknownPort => Counter::RefusedUnknownPort,
+        Refusal::StaleAssociation => Counter::RefusedStaleAssociation,
     });
     Verdict::Refuse(why)
+}
+
+/// Why a packet gets no answer, if it gets none.
+#[inline(never)]
+fn unanswered<A: Answer, E: Env>(env: &E, headers: &Headers<A>) -> Option<DropReason> {
+    if headers.is_reset() || headers.source.is_group() || headers.destination.is_group() {
+        return Some(DropReason::NotAnswered);
+    }
+    let second = env.now().0.checked_div(env.config().ticks_per_second).unwrap_or(0);
+    (!env.may_refuse(second)).then_some(DropReason::RefusalLimited)
 }
 
 /// Swaps the MAC addresses.
@@ -74,7 +87,7 @@ fn pseudo_header<A: Network>(source: A, destination: A, protocol: u8, length: u3
 
 /// Makes a TCP reset (RFC 9293 section 3.5.2) in place: the network header stays, turned around, so that
 /// the transport header keeps its offset, on which the device's work depends.
-#[inline(always)]
+#[inline(never)]
 fn reset<A: Answer, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Option<()> {
     let request: tcp::Tcp = packet.read(headers.l4)?;
     let partial = is_partial(packet, headers.checksum())?;
@@ -105,23 +118,44 @@ fn reset<A: Answer, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Option<(
     packet.write(headers.l4, &answer)
 }
 
+/// Whether the device is to complete the checksum. A CRC of SCTP is then 0 yet; in UDP 0 means that there is none.
+#[inline(never)]
+fn is_unfinished<A: Answer, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Option<bool> {
+    let at = headers.checksum();
+    let is_zero =
+        if headers.protocol == protocol::SCTP { packet.read::<u32>(at)? == 0 } else { packet.read::<u16>(at)? == 0 };
+    Some(is_zero == (headers.protocol == protocol::SCTP) && is_partial(packet, at)?)
+}
+
 /// Makes an ICMP port unreachable that quotes the packet.
-#[inline(always)]
+#[inline(never)]
 fn unreachable<A: Answer, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Option<()> {
-    let field: u16 = packet.read(headers.checksum())?;
-    let partial = field != 0 && is_partial(packet, headers.checksum())?;
+    let is_sctp = headers.protocol == protocol::SCTP;
+    let partial = is_unfinished(packet, headers)?;
     let header = (headers.l4 - headers.l3) as u32;
     let there = packet.length().checked_sub(headers.l3 as u32)?;
     let limit = if A::IS_V6 { QUOTE6 } else { QUOTE4 };
-    // Of a packet that stands for several, no more than what every quotation has.
-    let limit = if packet.is_segmented() { header + udp::LENGTH as u32 } else { limit };
+    let limit = if is_sctp && partial {
+        header + sctp::QUOTED as u32
+    } else if packet.is_segmented() {
+        // Of a packet that stands for several, no more than what every quotation has.
+        header + udp::LENGTH as u32
+    } else {
+        limit
+    };
     let quote = (header + headers.payload).min(there).min(limit);
     if quote < header + udp::LENGTH as u32 {
         return None;
     }
     packet.resize(headers.l3 as u32 + quote)?;
     let network = packet.sum(headers.l3, header as usize)?;
-    let transport = if partial { !field as u32 } else { packet.sum(headers.l4, (quote - header) as usize)? };
+    let transport = if !partial {
+        packet.sum(headers.l4, (quote - header) as usize)?
+    } else if is_sctp {
+        sctp::unfinished_sum(packet, headers, quote - header)?
+    } else {
+        !packet.read::<u16>(headers.checksum())? as u32
+    };
     packet.insert(headers.l3, A::ERROR_LENGTH)?;
     A::write_error(packet, headers, quote, add(network, transport))
 }
@@ -156,7 +190,7 @@ impl Answer for Addr4 {
         packet.write(headers.l3 + ipv4::CHECKSUM, &checksum)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn write_error<P: Packet>(packet: &mut P, headers: &Headers<Self>, quote: u32, quoted: u32) -> Option<()> {
         let mut header = ipv4::Ipv4 {
             version_ihl: 0x45,
@@ -191,7 +225,7 @@ impl Answer for Addr6 {
         packet.write(headers.l3, &header)
     }
 
-    #[inline(always)]
+    #[inline(never)]
     fn write_error<P: Packet>(packet: &mut P, headers: &Headers<Self>, quote: u32, quoted: u32) -> Option<()> {
         let header = ipv6::Ipv6 {
             version_class_flow: [0x60, 0, 0, 0],

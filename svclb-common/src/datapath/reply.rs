@@ -70,7 +70,7 @@ pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(
         return None;
     }
     let found = &mut work.lookup.found;
-    flow_table::note(env, found, Direction::Reply, work.headers.tcp_flags, env.now());
+    flow_table::note(env, found, Direction::Reply, work.headers.signal, env.now());
     let done = rewrite(packet, &work.headers, Side::Source, &found.way.frontend_endpoint());
     Some(translated(env, done, Counter::ReplyTranslated))
 }

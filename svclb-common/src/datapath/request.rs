@@ -11,7 +11,7 @@ use crate::rewrite::{Side, rewrite};
 use crate::schema::Detail;
 use crate::select::{self, affinity};
 use crate::service::{self, role};
-use crate::verdict::{Counter, DropReason, Verdict};
+use crate::verdict::{Counter, DropReason, Refusal, Verdict};
 use crate::wire::protocol;
 
 /// Backends that are tried for a client whose port already talks to the one picked.
@@ -31,6 +31,9 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &
     }
     let known = find(env, work);
     if known != Known::GoesOn {
+        if known == Known::IsStale {
+            return Verdict::Refuse(Refusal::StaleAssociation);
+        }
         if !opens {
             if work.headers.is_reset() {
                 return pass(env, Counter::ResetWithoutFlow);
@@ -56,6 +59,8 @@ enum Known {
     GoesOn,
     /// There is an entry, but another flow begins in its place.
     IsOver,
+    /// There is an SCTP association, but its backend serves no more, and nobody else knows of it.
+    IsStale,
 }
 
 /// Looks for the flow of the packet, and notes the packet if it belongs to it.
@@ -67,28 +72,37 @@ fn find<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> Known {
     if !flow_table::find(env, &mut work.lookup, By::Frontend, now) {
         return Known::No;
     }
-    if !goes_on(env, work) {
-        return Known::IsOver;
+    let known = standing(env, work);
+    if known != Known::GoesOn {
+        return known;
     }
-    flow_table::note(env, &mut work.lookup.found, Direction::Original, work.headers.tcp_flags, now);
+    flow_table::note(env, &mut work.lookup.found, Direction::Original, work.headers.signal, now);
     Known::GoesOn
 }
 
 /// Whether a packet belongs to the flow that was found, rather than beginning another in its place. UDP
 /// leaves a backend that no longer serves on the next packet; TCP stays with its backend to the end,
-/// unless a SYN starts afresh after that end.
+/// unless a SYN starts afresh after that end. An INIT of SCTP leaves a backend as UDP does, and only then:
+/// a client that begins again is known to its backend (RFC 9260 section 5.2.2). No other packet can be taken to another
+/// backend, which has not the association.
 #[inline(always)]
-fn goes_on<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> bool {
-    let found = &work.lookup.found;
-    if work.headers.protocol == protocol::TCP {
-        if !work.headers.opens_connection() {
-            return true;
+fn standing<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Known {
+    let (headers, found) = (&work.headers, &work.lookup.found);
+    if headers.protocol == protocol::TCP {
+        if !headers.opens_connection() {
+            return Known::GoesOn;
         }
         if found.way.meta().state().gives_way_to_syn() {
-            return false;
+            return Known::IsOver;
         }
     }
-    service::serving::<A, E>(env, found.way.backend_ref).is_some()
+    if service::serving::<A, E>(env, found.way.backend_ref).is_some() {
+        Known::GoesOn
+    } else if headers.protocol == protocol::SCTP && !headers.opens_connection() {
+        Known::IsStale
+    } else {
+        Known::IsOver
+    }
 }
 
 /// Sends the packet to the backend of the flow in `work.lookup`.
@@ -201,7 +215,7 @@ fn prepare<A: Network>(work: &mut Work<A>, now: Tick) {
     // A pod that reaches itself would answer itself directly if it saw its own address.
     let masquerade = work.choice.list.masquerade || headers.source == chosen.backend.address;
     let flags = if masquerade { Meta::MASQUERADE } else { 0 };
-    let meta = Meta::new(headers.protocol, State::first(headers.protocol), flags);
+    let meta = Meta::new(headers.protocol, State::first(headers.protocol, headers.signal), flags);
     let backend = Endpoint::new(chosen.backend.address, chosen.backend.port);
     work.new.hash = work.lookup.key.hash;
     work.new.detail = Detail::default();

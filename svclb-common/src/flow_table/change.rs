@@ -173,7 +173,7 @@ impl<A: Address> Change<A> for Remove<'_, A> {
 pub(super) struct Advance<'a, A: Address> {
     pub(super) found: &'a Found<A>,
     pub(super) direction: Direction,
-    pub(super) tcp_flags: u8,
+    pub(super) signal: u8,
     pub(super) now: Tick,
 }
 
@@ -185,16 +185,16 @@ impl<A: Address> Change<A> for Advance<'_, A> {
             return 0;
         }
         let meta = way.meta();
-        let state = conntrack::next(meta.state(), meta.protocol(), self.direction, self.tcp_flags);
+        let state = conntrack::next(meta.state(), meta.protocol(), self.direction, self.signal);
         way.meta = meta.with_state(state).0;
         way.seen = self.now.0;
         1
     }
 }
 
-/// Ticks after which a masquerade entry is renewed by its flow's packets: far below every timeout,
-/// far above the time between packets.
-pub const RENEW_TICKS: u32 = 32;
+/// Ticks after which a masquerade entry is renewed by its flow's packets: below every timeout (3 s are 18 ticks at
+/// 100 Hz), far above the time between packets.
+pub const RENEW_TICKS: u32 = 8;
 
 /// Reads what a flow's packets are sent from: 0 not settled, 1 settled, 2 settled and due to be renewed,
 /// which is noted as done.

@@ -188,25 +188,33 @@ pub fn enter<A: Address, E: Env + Tables<A>>(
 }
 
 /// Notes a packet of a known flow: its time, and its state where the packet changes it. The common case
-/// is one store without the lock.
+/// is one store without the lock. `signal`: what it says of its connection.
 #[inline(always)]
-pub fn note<A: Address, T: Tables<A>>(
-    tables: &T,
-    found: &mut Found<A>,
-    direction: Direction,
-    tcp_flags: u8,
-    now: Tick,
-) {
+pub fn note<A: Address, T: Tables<A>>(tables: &T, found: &mut Found<A>, direction: Direction, signal: u8, now: Tick) {
     let meta = found.way.meta();
-    let state = conntrack::next(meta.state(), meta.protocol(), direction, tcp_flags);
+    let state = conntrack::next(meta.state(), meta.protocol(), direction, signal);
     if state == meta.state() {
         if found.way.seen != now.0 {
             tables.touch(found.place, found.index, now);
         }
         return;
     }
-    tables.locked(found.place, Advance { found, direction, tcp_flags, now });
+    tables.locked(found.place, Advance { found, direction, signal, now });
     found.way.meta = meta.with_state(state).0;
+    if meta.is_masqueraded() {
+        renew(tables, found, now);
+    }
+}
+
+/// Tells MASQUERADE of a flow's new state: its entry would end with the timeout of the state before, should the flow
+/// be idle from now on.
+#[inline(never)]
+fn renew<A: Address, T: Tables<A>>(tables: &T, found: &Found<A>, now: Tick) {
+    if let Some((ours, _)) = masquerade_of(tables, found, now) {
+        let meta = found.way.meta();
+        let key = MasqueradeKey::new(ours, found.way.backend_endpoint(), meta.protocol());
+        tables.renew_masquerade(&key, meta.state().0, now);
+    }
 }
 
 /// What a flow's packets are sent from, if that is settled, and whether its masquerade entry is due to be

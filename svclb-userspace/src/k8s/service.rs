@@ -175,10 +175,6 @@ fn ports(spec: &api::ServiceSpec, problems: &mut Problems) -> Vec<ServicePort> {
             problems.add("DuplicatePort", message);
             continue;
         }
-        if protocol == Protocol::Sctp {
-            let message = format!("port {name:?}: SCTP is not translated yet: its packets pass as they are");
-            problems.add("UnsupportedProtocol", message);
-        }
         ports.push(ServicePort { name: shared(name), protocol, port: number, node_port });
     }
     ports

@@ -12,7 +12,7 @@ use svclb_userspace::desired::datapath_config::with_cluster_cidrs;
 use svclb_userspace::model::Family;
 
 use super::{From, Outcome, Row};
-use crate::packet::{self, sctp_init, tcp, udp};
+use crate::packet::{self, sctp, tcp, udp};
 use crate::script::Step;
 use crate::script::world::{Settings, Stage};
 use crate::world::host::Of;
@@ -104,7 +104,7 @@ impl<'a> Node<'a> {
             let source = SocketAddr::new(row.source, 40_000 + number as u16);
             let packet = match row.protocol {
                 TCP => tcp(source, row.destination).syn().bytes(),
-                SCTP => sctp_init(source, row.destination),
+                SCTP => sctp(source, row.destination).syn().bytes(),
                 _ => udp(source, row.destination).bytes(),
             };
             let request = node.world.ingress(port, &packet);

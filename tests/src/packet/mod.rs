@@ -1,8 +1,11 @@
 //! Packets for tests: built by layers, and read back by another implementation than svclb's own.
 
+pub mod sctp;
+
+use self::sctp::{Chunk, Message, kind};
 use etherparse::{
-    EtherType, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, LaxPacketHeaders, LinkExtHeader, NetHeaders,
-    PacketBuilder, PacketHeaders, TcpHeader, TransportHeader, UdpHeader,
+    EtherType, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, LaxPacketHeaders, LaxPayloadSlice, LinkExtHeader,
+    NetHeaders, PacketBuilder, PacketHeaders, PayloadSlice, TcpHeader, TransportHeader, UdpHeader,
 };
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
@@ -26,13 +29,21 @@ pub struct Flags {
     pub rst: bool,
 }
 
-/// A TCP or UDP packet in the making.
+/// What a frame has besides ports and payload.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Transport {
+    Udp,
+    Tcp(Flags),
+    /// Verification tag, and all chunks; with none of them there is one with the payload.
+    Sctp(u32, Vec<Chunk>),
+}
+
+/// A TCP, UDP or SCTP packet in the making.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Frame {
     source: SocketAddr,
     destination: SocketAddr,
-    /// `None` is UDP.
-    tcp: Option<Flags>,
+    transport: Transport,
     sequence: u32,
     acknowledgement: u32,
     vlans: Vec<u16>,
@@ -47,7 +58,7 @@ pub fn udp(source: SocketAddr, destination: SocketAddr) -> Frame {
     Frame {
         source,
         destination,
-        tcp: None,
+        transport: Transport::Udp,
         sequence: 0,
         acknowledgement: 0,
         vlans: Vec::new(),
@@ -61,18 +72,45 @@ pub fn udp(source: SocketAddr, destination: SocketAddr) -> Frame {
 /// A TCP packet with the flag ACK and four bytes of payload.
 pub fn tcp(source: SocketAddr, destination: SocketAddr) -> Frame {
     Frame {
-        tcp: Some(Flags { ack: true, ..Flags::default() }),
+        transport: Transport::Tcp(Flags { ack: true, ..Flags::default() }),
         sequence: 1000,
         acknowledgement: 2000,
         ..udp(source, destination)
     }
 }
 
+/// An SCTP packet of an association, with four bytes of user data.
+pub fn sctp(source: SocketAddr, destination: SocketAddr) -> Frame {
+    Frame { transport: Transport::Sctp(SCTP_TAG, Vec::new()), ..udp(source, destination) }
+}
+
+/// Verification tag of all SCTP packets but those with INIT.
+pub const SCTP_TAG: u32 = 0x5eed_7a65;
+
 impl Frame {
-    /// Makes it a SYN.
+    /// Makes it what opens a connection: a SYN, an INIT.
     #[must_use]
     pub fn syn(self) -> Self {
-        self.flags(Flags { syn: true, ..Flags::default() }).payload(0)
+        match self.transport {
+            Transport::Sctp(..) => self.chunks(&[kind::INIT]).tag(0),
+            Transport::Tcp(_) | Transport::Udp => self.flags(Flags { syn: true, ..Flags::default() }).payload(0),
+        }
+    }
+
+    /// Gives an SCTP packet these chunks.
+    #[must_use]
+    pub fn chunks(mut self, kinds: &[u8]) -> Self {
+        self.transport = Transport::Sctp(SCTP_TAG, kinds.iter().map(|kind| Chunk::new(*kind)).collect());
+        self
+    }
+
+    /// Gives an SCTP packet this verification tag.
+    #[must_use]
+    pub fn tag(mut self, tag: u32) -> Self {
+        if let Transport::Sctp(old, _) = &mut self.transport {
+            *old = tag;
+        }
+        self
     }
 
     /// Makes it an answer to a SYN.
@@ -81,10 +119,14 @@ impl Frame {
         self.flags(Flags { syn: true, ack: true, ..Flags::default() }).payload(0)
     }
 
-    /// Makes it an answer to the first packet of a flow: for TCP to a SYN; a datagram is one as it is.
+    /// Makes it an answer to the first packet of a flow: to a SYN, to an INIT; a datagram is one as it is.
     #[must_use]
     pub fn answer(self) -> Self {
-        if self.tcp.is_some() { self.syn_ack() } else { self }
+        match self.transport {
+            Transport::Tcp(_) => self.syn_ack(),
+            Transport::Sctp(..) => self.chunks(&[kind::INIT_ACK]),
+            Transport::Udp => self,
+        }
     }
 
     /// Makes it the end of one direction.
@@ -102,7 +144,7 @@ impl Frame {
     /// Sets the TCP flags.
     #[must_use]
     pub fn flags(mut self, flags: Flags) -> Self {
-        self.tcp = Some(flags);
+        self.transport = Transport::Tcp(flags);
         self
     }
 
@@ -110,6 +152,9 @@ impl Frame {
     #[must_use]
     pub fn payload(mut self, length: usize) -> Self {
         self.payload = (0..length).map(|n| (n * 7) as u8).collect();
+        if let Transport::Sctp(_, chunks) = &mut self.transport {
+            chunks.clear();
+        }
         self
     }
 
@@ -140,44 +185,50 @@ impl Frame {
     /// # Panics
     /// If source and destination are of two families.
     pub fn bytes(&self) -> Vec<u8> {
-        let mut transport = Vec::new();
-        let (source, destination) = (self.source.ip(), self.destination.ip());
-        let number = if let Some(flags) = self.tcp {
-            let mut header = TcpHeader::new(self.source.port(), self.destination.port(), self.sequence, 4096);
-            header.syn = flags.syn;
-            header.ack = flags.ack;
-            header.fin = flags.fin;
-            header.rst = flags.rst;
-            header.acknowledgment_number = self.acknowledgement;
-            header.checksum = match (source, destination) {
+        match &self.transport {
+            Transport::Tcp(flags) => self.around(IpNumber::TCP, &self.tcp_bytes(*flags)),
+            Transport::Udp => self.around(IpNumber::UDP, &self.udp_bytes()),
+            Transport::Sctp(tag, chunks) => {
+                let data = [Chunk::data(1, &self.payload)];
+                let message = Message {
+                    source: self.source.port(),
+                    destination: self.destination.port(),
+                    tag: *tag,
+                    chunks: if chunks.is_empty() { data.to_vec() } else { chunks.clone() },
+                };
+                self.around(IpNumber::SCTP, &message.bytes())
+            }
+        }
+    }
+
+    fn tcp_bytes(&self, flags: Flags) -> Vec<u8> {
+        let mut header = TcpHeader::new(self.source.port(), self.destination.port(), self.sequence, 4096);
+        header.syn = flags.syn;
+        header.ack = flags.ack;
+        header.fin = flags.fin;
+        header.rst = flags.rst;
+        header.acknowledgment_number = self.acknowledgement;
+        header.checksum = match (self.source.ip(), self.destination.ip()) {
+            (IpAddr::V4(a), IpAddr::V4(b)) => header.calc_checksum_ipv4_raw(a.octets(), b.octets(), &self.payload),
+            (IpAddr::V6(a), IpAddr::V6(b)) => header.calc_checksum_ipv6_raw(a.octets(), b.octets(), &self.payload),
+            _ => panic!("a packet between two families"),
+        }
+        .expect("the payload is short");
+        [header.to_bytes().as_slice(), &self.payload].concat()
+    }
+
+    fn udp_bytes(&self) -> Vec<u8> {
+        let (from, to) = (self.source.port(), self.destination.port());
+        let mut header = UdpHeader::without_ipv4_checksum(from, to, self.payload.len()).expect("the payload is short");
+        if !self.without_checksum {
+            header.checksum = match (self.source.ip(), self.destination.ip()) {
                 (IpAddr::V4(a), IpAddr::V4(b)) => header.calc_checksum_ipv4_raw(a.octets(), b.octets(), &self.payload),
                 (IpAddr::V6(a), IpAddr::V6(b)) => header.calc_checksum_ipv6_raw(a.octets(), b.octets(), &self.payload),
                 _ => panic!("a packet between two families"),
             }
             .expect("the payload is short");
-            header.write(&mut transport).expect("a vector takes everything");
-            IpNumber::TCP
-        } else {
-            let length = self.payload.len();
-            let (from, to) = (self.source.port(), self.destination.port());
-            let mut header = UdpHeader::without_ipv4_checksum(from, to, length).expect("the payload is short");
-            if !self.without_checksum {
-                header.checksum = match (source, destination) {
-                    (IpAddr::V4(a), IpAddr::V4(b)) => {
-                        header.calc_checksum_ipv4_raw(a.octets(), b.octets(), &self.payload)
-                    }
-                    (IpAddr::V6(a), IpAddr::V6(b)) => {
-                        header.calc_checksum_ipv6_raw(a.octets(), b.octets(), &self.payload)
-                    }
-                    _ => panic!("a packet between two families"),
-                }
-                .expect("the payload is short");
-            }
-            header.write(&mut transport).expect("a vector takes everything");
-            IpNumber::UDP
-        };
-        transport.extend_from_slice(&self.payload);
-        self.around(number, &transport)
+        }
+        [header.to_bytes().as_slice(), &self.payload].concat()
     }
 
     fn around(&self, number: IpNumber, transport: &[u8]) -> Vec<u8> {
@@ -232,32 +283,6 @@ fn ethernet(kind: EtherType, vlans: &[u16], packet: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An SCTP packet with a chunk INIT, which opens an association.
-///
-/// # Panics
-/// If source and destination are of two families.
-pub fn sctp_init(source: SocketAddr, destination: SocketAddr) -> Vec<u8> {
-    // RFC 9260, 3.3.2: tag, window, streams out and in, first sequence number.
-    let chunk = [1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1];
-    let ports = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
-    let mut bytes = [ports.as_slice(), &[0; 8], &chunk].concat();
-    let sum = crc32c(&bytes).to_le_bytes();
-    bytes[8..12].copy_from_slice(&sum);
-    udp(source, destination).around(IpNumber::SCTP, &bytes)
-}
-
-/// The checksum of SCTP (RFC 9260, appendix A), bit by bit.
-fn crc32c(bytes: &[u8]) -> u32 {
-    let mut sum = u32::MAX;
-    for byte in bytes {
-        sum ^= u32::from(*byte);
-        for _ in 0..8 {
-            sum = (sum >> 1) ^ (0x82f6_3b78 & (sum & 1).wrapping_neg());
-        }
-    }
-    !sum
-}
-
 /// An ICMP error "port unreachable" from `from` to `to` that quotes the first `quoted` bytes of the IP packet in
 /// `about`.
 ///
@@ -290,6 +315,8 @@ pub struct Seen {
     pub destination: SocketAddr,
     /// TCP flags, if it is TCP.
     pub flags: Option<Flags>,
+    /// Tag and chunks, if it is SCTP.
+    pub sctp: Option<Message>,
     /// In an ICMP error: ends of the quoted packet.
     pub quoted: Option<(SocketAddr, SocketAddr)>,
     /// Receiver's MAC address.
@@ -321,7 +348,7 @@ pub fn read(bytes: &[u8]) -> Seen {
             assert_eq!(header.checksum, sum(&whole, 16, 6), "TCP checksum");
             let (source, destination) = ends(header.source_port, header.destination_port);
             let flags = Flags { syn: header.syn, ack: header.ack, fin: header.fin, rst: header.rst };
-            Seen { source, destination, flags: Some(flags), quoted: None, to_mac }
+            Seen { source, destination, flags: Some(flags), sctp: None, quoted: None, to_mac }
         }
         Some(TransportHeader::Udp(header)) => {
             if header.checksum != 0 {
@@ -329,19 +356,24 @@ pub fn read(bytes: &[u8]) -> Seen {
                 assert_eq!(header.checksum, sum(&whole, 6, 17), "UDP checksum");
             }
             let (source, destination) = ends(header.source_port, header.destination_port);
-            Seen { source, destination, flags: None, quoted: None, to_mac }
+            Seen { source, destination, flags: None, sctp: None, quoted: None, to_mac }
         }
         Some(TransportHeader::Icmpv4(header)) => {
             let whole = [header.to_bytes().as_slice(), payload].concat();
             assert_eq!(header.checksum, plain_checksum(&whole, 2), "ICMP checksum");
             let (source, destination) = ends(0, 0);
-            Seen { source, destination, flags: None, quoted: Some(quotation(payload)), to_mac }
+            Seen { source, destination, flags: None, sctp: None, quoted: Some(quotation(payload)), to_mac }
         }
         Some(TransportHeader::Icmpv6(header)) => {
             let whole = [header.to_bytes().as_slice(), payload].concat();
             assert_eq!(header.checksum, sum(&whole, 2, 58), "ICMPv6 checksum");
             let (source, destination) = ends(0, 0);
-            Seen { source, destination, flags: None, quoted: Some(quotation(payload)), to_mac }
+            Seen { source, destination, flags: None, sctp: None, quoted: Some(quotation(payload)), to_mac }
+        }
+        None if matches!(&packet.payload, PayloadSlice::Ip(ip) if ip.ip_number == IpNumber::SCTP) => {
+            let message = Message::read(payload).unwrap_or_else(|error| panic!("{error}: {bytes:02x?}"));
+            let (source, destination) = ends(message.source, message.destination);
+            Seen { source, destination, flags: None, sctp: Some(message), quoted: None, to_mac }
         }
         other => panic!("no transport header: {other:?}"),
     }
@@ -358,6 +390,12 @@ fn quotation(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
         Some(NetHeaders::Ipv6(header, _)) => (IpAddr::from(header.source), IpAddr::from(header.destination), 40),
         other => panic!("no IP packet quoted: {other:?}"),
     };
+    if let LaxPayloadSlice::Ip(ip) = &packet.payload
+        && ip.ip_number == IpNumber::SCTP
+        && !ip.incomplete
+    {
+        Message::read(ip.payload).unwrap_or_else(|error| panic!("quoted: {error}: {bytes:02x?}"));
+    }
     let port = |at: usize| u16::from_be_bytes([bytes[header + at], bytes[header + at + 1]]);
     (SocketAddr::new(source, port(0)), SocketAddr::new(destination, port(2)))
 }
@@ -414,6 +452,12 @@ pub fn describe(bytes: &[u8]) -> String {
             tcp.source_port, tcp.destination_port, tcp.syn, tcp.ack, tcp.fin, tcp.rst
         ),
         Some(TransportHeader::Udp(udp)) => format!("UDP {} > {}", udp.source_port, udp.destination_port),
+        None => match &packet.payload {
+            LaxPayloadSlice::Ip(ip) if ip.ip_number == IpNumber::SCTP => {
+                format!("SCTP {:?}", Message::read(ip.payload))
+            }
+            other => format!("{other:?}"),
+        },
         other => format!("{other:?}"),
     };
     let _infallible = write!(line, "{source} > {destination} {rest}, {} bytes", bytes.len());

@@ -70,7 +70,7 @@ fn parts_that_are_bad_are_left_out_and_named() {
     let names: Vec<&str> = service.ports.iter().map(|port| &*port.name).collect();
     assert_eq!(names, ["good", "sctp"]);
     assert_eq!(service.external_ips.len(), 1);
-    let expected = ["BadAddress", "BadPort", "UnknownProtocol", "DuplicatePort", "UnsupportedProtocol"];
+    let expected = ["BadAddress", "BadPort", "UnknownProtocol", "DuplicatePort"];
     assert_eq!(problems, expected);
 }
 
