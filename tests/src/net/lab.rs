@@ -167,7 +167,12 @@ impl Lab {
 
     /// Leads an address of a load balancer to [`Self::load_balancer_node`], as a cloud would.
     pub fn route_load_balancer(&self, address: IpAddr) -> Result<()> {
-        let via = self.load_balancer_node().address().of_family(address);
+        self.route_to_node(address, self.load_balancer_node().number())
+    }
+
+    /// Leads an address to a node.
+    pub fn route_to_node(&self, address: IpAddr, node: u8) -> Result<()> {
+        let via = self.node(node).address().of_family(address);
         self.router.ip(&format!("route replace {address} via {via}\n"))
     }
 

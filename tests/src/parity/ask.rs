@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Result, bail};
 use tokio::time::sleep;
 
-use crate::net::{Client, FailureKind, Netns, Outcome, Protocol};
+use crate::net::{Client, FailureKind, Netns, Outcome, Protocol, SourcePort};
 
 /// How long a subject may take to follow a change.
 const FOLLOWED_WITHIN: Duration = Duration::from_secs(30);
@@ -55,6 +55,7 @@ pub struct Asking {
     port_asked: Option<u16>,
     ports_by_pod: BTreeMap<String, u16>,
     patience: Duration,
+    source: SourcePort,
 }
 
 impl Asking {
@@ -70,6 +71,7 @@ impl Asking {
             port_asked: None,
             ports_by_pod: BTreeMap::new(),
             patience: FOLLOWED_WITHIN,
+            source: SourcePort::Fresh,
         }
     }
 
@@ -77,6 +79,12 @@ impl Asking {
     #[must_use]
     pub fn within(self, patience: Duration) -> Self {
         Self { patience: self.patience.max(patience), ..self }
+    }
+
+    /// With datagrams of this one source port, each from a socket of its own.
+    #[must_use]
+    pub fn from_port(self, port: u16) -> Self {
+        Self { source: SourcePort::Fixed(port), ..self }
     }
 
     /// Gives up sooner: nobody expects the answer to be as wanted.
@@ -212,7 +220,7 @@ impl Asking {
     pub async fn once(&self) -> Outcome {
         match self.protocol {
             Protocol::Tcp => self.client.http(self.to).await,
-            Protocol::Udp => self.client.udp(self.to).await,
+            Protocol::Udp => self.client.datagrams(self.to, self.source).await?.ask().await,
         }
     }
 

@@ -64,7 +64,7 @@ pub struct MadePod {
 /// A pod to make. It serves TCP and UDP on its ports and is ready at once unless it says otherwise.
 #[derive(Debug, Clone)]
 pub struct NewPod {
-    name: &'static str,
+    name: String,
     node: u8,
     ports: Vec<(&'static str, u16)>,
     sidecar_ports: Vec<(&'static str, u16)>,
@@ -75,8 +75,16 @@ pub struct NewPod {
 
 impl NewPod {
     /// A pod on a node, which serves nothing yet.
-    pub fn new(name: &'static str, node: u8) -> Self {
-        Self { name, node, ports: Vec::new(), sidecar_ports: Vec::new(), host_network: false, ready: true, grace: 1 }
+    pub fn new(name: &str, node: u8) -> Self {
+        Self {
+            name: name.to_owned(),
+            node,
+            ports: Vec::new(),
+            sidecar_ports: Vec::new(),
+            host_network: false,
+            ready: true,
+            grace: 1,
+        }
     }
 
     /// Serves on a port, which has this name, and for UDP the name with `-udp` behind it.
@@ -111,8 +119,8 @@ impl NewPod {
         Self { grace: seconds, ..self }
     }
 
-    pub(super) fn name(&self) -> &'static str {
-        self.name
+    pub(super) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(super) fn is_ready(&self) -> bool {

@@ -5,12 +5,12 @@ use std::{
     collections::BTreeSet,
     fmt,
     future::Future,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     cluster::EndpointState,
-    net::{Client, Failure, Netns, Protocol},
+    net::{Client, Failure, FailureKind, Netns, Protocol},
 };
 
 /// Who asks.
@@ -113,6 +113,12 @@ impl<'a> Play<'a> {
         format!("{}-{name}", self.id)
     }
 
+    /// A source port that no other case uses.
+    pub fn source_port(&self) -> u16 {
+        let digits: String = self.id.chars().filter(char::is_ascii_digit).collect();
+        20_000 + digits.parse::<u16>().unwrap_or_default()
+    }
+
     /// The selector of the pods that this case makes.
     pub fn own_pods(&self) -> Value {
         json!({"case": self.id})
@@ -128,11 +134,22 @@ impl<'a> Play<'a> {
 
     /// The same with labels.
     pub async fn service_with(&self, name: &str, labels: Value, spec: Value) -> Result<Made> {
+        self.service_of(name, json!({"labels": labels}), spec).await
+    }
+
+    /// The same with annotations.
+    pub async fn annotated_service(&self, name: &str, annotations: Value, spec: Value) -> Result<Made> {
+        self.service_of(name, json!({"annotations": annotations}), spec).await
+    }
+
+    async fn service_of(&self, name: &str, mut metadata: Value, spec: Value) -> Result<Made> {
         let name = self.name_of(name);
+        metadata["name"] = json!(name);
+        metadata["namespace"] = json!(NAMESPACE);
         let object: Service = serde_json::from_value(json!({
             "apiVersion": "v1",
             "kind": "Service",
-            "metadata": {"name": name, "namespace": NAMESPACE, "labels": labels},
+            "metadata": metadata,
             "spec": self.completed(spec),
         }))
         .context("write a Service")?;
@@ -345,6 +362,17 @@ impl<'a> Play<'a> {
         Ok(Client::new(&self.netns(asker)?, Duration::from_secs(2)).get(to, path).await)
     }
 
+    /// Waits until load balancers get this status from a node's port for them; nothing: nobody listens there.
+    pub async fn load_balancers_hear(&self, node: u8, port: u16, status: Option<u16>) -> Result<()> {
+        let to = SocketAddr::new(self.node_address(node)?, port);
+        eventually(TOLD_WITHIN, async || match (self.get(Asker::Outside, to, "/healthz").await?, status) {
+            (Ok((found, _body)), Some(status)) if found == status => Ok(()),
+            (Err(failure), None) if failure.kind == FailureKind::Refused => Ok(()),
+            (found, wanted) => bail!("node{node} port {port}: wanted {wanted:?}, found {found:?}"),
+        })
+        .await
+    }
+
     /// The namespace of an asker.
     pub fn netns(&self, asker: Asker<'_>) -> Result<Netns> {
         Ok(match asker {
@@ -389,6 +417,16 @@ impl<'a> Play<'a> {
     /// The node port that belongs to a port of a Service, on a node.
     pub fn node_port(&self, service: &Made, port: u16, node: u8) -> Result<SocketAddr> {
         Ok(SocketAddr::new(self.node_address(node)?, service.node_port(port, self.case.protocol)?))
+    }
+
+    /// An address that no other case has, and that is no node's, of this case's family. `which` tells apart those of
+    /// one case.
+    pub fn free_address(&self, which: u8) -> IpAddr {
+        let own = self.source_port() - 20_000;
+        match self.case.family {
+            Family::IPv4 => Ipv4Addr::new(203, 0, (own >> 6) as u8 + 128, ((own << 2) as u8) | (which & 3)).into(),
+            Family::IPv6 => Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, which.into(), 0xcb00, own).into(),
+        }
     }
 
     /// The client outside, and from every node a pod and a process.
@@ -449,6 +487,9 @@ impl<'a> Play<'a> {
     }
 }
 
+/// How long a node may take to tell load balancers of a change.
+const TOLD_WITHIN: Duration = Duration::from_secs(30);
+
 /// How often a condition is looked at.
 const POLL: Duration = Duration::from_millis(30);
 
@@ -482,7 +523,7 @@ fn slices(client: kube::Client) -> Api<EndpointSlice> {
 }
 
 /// Waits until something holds; an error of it is what is said at the deadline.
-pub async fn eventually<F>(within: Duration, mut holds: F) -> Result<()>
+async fn eventually<F>(within: Duration, mut holds: F) -> Result<()>
 where
     F: AsyncFnMut() -> Result<()>,
 {

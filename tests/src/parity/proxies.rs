@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The prefixes of external IPs that scenarios use. kube-proxy serves every external IP.
-const EXTERNAL_IPS: &str = "203.0.113.0/24,2001:db8::/64";
+const EXTERNAL_IPS: &str = "203.0.0.0/16,2001:db8::/64";
 
 /// What runs on one node.
 #[derive(Debug)]

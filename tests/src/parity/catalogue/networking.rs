@@ -135,9 +135,9 @@ pub(super) const TESTS: &[Upstream] = &[
         "kube_proxy.go: should set TCP CLOSE_WAIT timeout [Privileged]",
         "half closed connections are kept for an hour",
     ),
-    traffic(
+    no_proxy(
         "kube_proxy.go: should update metric for tracking accepted packets destined for localhost nodeports",
-        "a counter of the iptables mode for packets to node ports on 127.0.0.1",
+        "about a counter that only rules of the iptables mode have",
     ),
     traffic(
         "localhost_nodeports.go: should proxy localhost NodePort traffic to backends across nodes",

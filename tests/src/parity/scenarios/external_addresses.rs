@@ -1,5 +1,7 @@
 //! Addresses that are no node's: external IPs, and what several kinds of addresses do to one another.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use serde_json::{Value, json};
 
@@ -69,24 +71,15 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// An address of this case's family that no other case has. `which` tells apart those of one case.
-fn address(play: &Play<'_>, which: u8) -> String {
-    let host = 10 * which + play.protocol() as u8;
-    match play.family() {
-        Family::IPv4 => format!("203.0.113.{host}"),
-        Family::IPv6 => format!("2001:db8::cb00:71{host:02x}"),
-    }
-}
-
 async fn external_ip(play: &Play<'_>) -> Result<()> {
-    let address = address(play, 1);
+    let address = play.free_address(1);
     let spec = json!({
         "externalIPs": [address],
         "selector": {"app": "web"},
         "ports": [{"port": 80, "targetPort": PORT}],
     });
     play.service("web", spec).await?;
-    let to = std::net::SocketAddr::new(address.parse()?, 80);
+    let to = SocketAddr::new(address, 80);
     for node in NODES {
         let own = play.node_address(node)?;
         play.ask(Asker::Pod(node), to)?.seen_as(own).answered_by(&web(None)).await?;
@@ -97,7 +90,7 @@ async fn external_ip(play: &Play<'_>) -> Result<()> {
 }
 
 async fn both_policies_local(play: &Play<'_>) -> Result<()> {
-    let (external, balanced) = (address(play, 2), address(play, 3));
+    let (external, balanced) = (play.free_address(1), play.free_address(2));
     let spec = json!({
         "type": "LoadBalancer",
         "externalIPs": [external],
@@ -108,8 +101,8 @@ async fn both_policies_local(play: &Play<'_>) -> Result<()> {
     });
     let service = play.service("web", spec).await?;
     play.load_balancer(&service, json!([{"ip": balanced}])).await?;
-    for address in [&external, &balanced] {
-        let to = std::net::SocketAddr::new(address.parse()?, 80);
+    for address in [external, balanced] {
+        let to = SocketAddr::new(address, 80);
         play.stage().lab().route_load_balancer(to.ip())?;
         play.ask(Asker::Outside, to)?.seen_as_itself().answered_by(&web(Some(1))).await?;
         for node in NODES {
@@ -123,8 +116,8 @@ async fn both_policies_local(play: &Play<'_>) -> Result<()> {
 }
 
 /// A Service with an address of a load balancer, which admits these ranges.
-async fn balanced(play: &Play<'_>, which: u8, selector: Value, ranges: Value) -> Result<std::net::SocketAddr> {
-    let address = address(play, which);
+async fn balanced(play: &Play<'_>, selector: Value, ranges: Value) -> Result<SocketAddr> {
+    let address = play.free_address(1);
     let spec = json!({
         "type": "LoadBalancer",
         "loadBalancerSourceRanges": ranges,
@@ -133,7 +126,7 @@ async fn balanced(play: &Play<'_>, which: u8, selector: Value, ranges: Value) ->
     });
     let service = play.service("web", spec).await?;
     play.load_balancer(&service, json!([{"ip": address}])).await?;
-    Ok(std::net::SocketAddr::new(address.parse()?, 80))
+    Ok(SocketAddr::new(address, 80))
 }
 
 async fn ranges_of_the_other_family(play: &Play<'_>) -> Result<()> {
@@ -141,7 +134,7 @@ async fn ranges_of_the_other_family(play: &Play<'_>) -> Result<()> {
         Family::IPv4 => "2001:db8:ffff::/64",
         Family::IPv6 => "100.64.0.0/24",
     };
-    let to = balanced(play, 4, json!({"app": "web"}), json!([range])).await?;
+    let to = balanced(play, json!({"app": "web"}), json!([range])).await?;
     for asker in [Asker::Outside, Asker::Pod(3)] {
         play.ask(asker, to)?.answered_by(&web(None)).await?;
     }
@@ -153,7 +146,7 @@ async fn ranges_without_endpoints(play: &Play<'_>) -> Result<()> {
         Family::IPv4 => (play.address(Asker::Pod(1))?, 32),
         Family::IPv6 => (play.address(Asker::Pod(1))?, 128),
     };
-    let to = balanced(play, 5, play.own_pods(), json!([format!("{own}/{length}")])).await?;
+    let to = balanced(play, play.own_pods(), json!([format!("{own}/{length}")])).await?;
     play.ask(Asker::Pod(1), to)?.is_refused().await?;
     for asker in [Asker::Outside, Asker::Pod(3)] {
         play.ask(asker, to)?.is_dropped().await?;

@@ -1,22 +1,16 @@
 //! What nodes tell operators and load balancers.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::{
-    net::FailureKind,
-    parity::{
-        Family, Scenario, Turn,
-        objects::NewPod,
-        play::{Asker, Play, eventually, only},
-        scenario::TCP,
-        stage::NODES,
-    },
+use crate::parity::{
+    Family, Scenario, Turn,
+    objects::NewPod,
+    play::{Asker, Play, only},
+    scenario::TCP,
+    stage::NODES,
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -57,9 +51,6 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-/// How long a node may take to tell load balancers of a change.
-const TOLD_WITHIN: Duration = Duration::from_secs(30);
-
 async fn urls(play: &Play<'_>) -> Result<()> {
     for node in NODES {
         let health = SocketAddr::new(play.node_address(node)?, 10256);
@@ -75,17 +66,6 @@ async fn urls(play: &Play<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Waits until load balancers hear this of a node; nothing: nobody listens.
-async fn hears(play: &Play<'_>, node: u8, port: u16, wanted: Option<u16>) -> Result<()> {
-    let to = SocketAddr::new(play.node_address(node)?, port);
-    eventually(TOLD_WITHIN, async || match (play.get(Asker::Outside, to, "/healthz").await?, wanted) {
-        (Ok((status, _body)), Some(wanted)) if status == wanted => Ok(()),
-        (Err(failure), None) if failure.kind == FailureKind::Refused => Ok(()),
-        (found, wanted) => anyhow::bail!("node{node} port {port}: wanted {wanted:?}, found {found:?}"),
-    })
-    .await
-}
-
 async fn policy_changes(play: &Play<'_>) -> Result<()> {
     let pod = play.pod(NewPod::new("web", 1).port("http", 8080)).await?;
     let (own, ports) = (only(&[&pod]), json!([{"port": 80, "targetPort": 8080}]));
@@ -99,9 +79,9 @@ async fn policy_changes(play: &Play<'_>) -> Result<()> {
     let health = service.health_check_port().context("a health check port")?;
     let at = |node| play.node_port(&service, 80, node);
     let local = async || {
-        hears(play, 1, health, Some(200)).await?;
-        hears(play, 2, health, Some(503)).await?;
-        hears(play, 3, health, Some(503)).await?;
+        play.load_balancers_hear(1, health, Some(200)).await?;
+        play.load_balancers_hear(2, health, Some(503)).await?;
+        play.load_balancers_hear(3, health, Some(503)).await?;
         play.ask(Asker::Outside, at(1)?)?.seen_as_itself().answered_by(&own).await?;
         play.ask(Asker::Node(3), at(1)?)?.seen_as_itself().answered_by(&own).await?;
         // A client on the node itself is led on, as the node's own clients are everywhere.
@@ -112,7 +92,7 @@ async fn policy_changes(play: &Play<'_>) -> Result<()> {
     local().await?;
     play.edit(&service, json!({"externalTrafficPolicy": "Cluster"})).await?;
     for node in NODES {
-        hears(play, node, health, None).await?;
+        play.load_balancers_hear(node, health, None).await?;
         play.ask(Asker::Outside, at(node)?)?.seen_as(at(node)?.ip()).answered_by(&own).await?;
     }
     play.edit(&service, json!({"externalTrafficPolicy": "Local", "healthCheckNodePort": health})).await?;
@@ -130,9 +110,9 @@ async fn only_terminating(play: &Play<'_>) -> Result<()> {
     let service = play.service("web", spec).await?;
     let health = service.health_check_port().context("a health check port")?;
     let asking = play.ask(Asker::Outside, play.node_port(&service, 80, 1)?)?.seen_as_itself();
-    hears(play, 1, health, Some(200)).await?;
+    play.load_balancers_hear(1, health, Some(200)).await?;
     asking.answered_by(&only(&[&pod])).await?;
     play.delete_pod(&pod).await?;
-    hears(play, 1, health, Some(503)).await?;
+    play.load_balancers_hear(1, health, Some(503)).await?;
     asking.answered_by(&only(&[&pod])).await
 }

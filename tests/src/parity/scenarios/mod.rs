@@ -1,16 +1,21 @@
 //! The scenarios, a file for each subject area.
 
+mod affinity;
 mod cluster_ip;
 mod disruption;
 mod external_addresses;
 mod health;
 mod hidden;
 mod life;
+mod load_balancers;
+mod localhost;
 mod node_port;
 mod policies;
 mod ports;
 mod readiness;
 mod slices;
+mod topology;
+mod udp_flows;
 mod without_endpoints;
 
 use super::scenario::Scenario;
@@ -26,7 +31,12 @@ const AREAS: &[&[Scenario]] = &[
     without_endpoints::SCENARIOS,
     policies::SCENARIOS,
     node_port::SCENARIOS,
+    affinity::SCENARIOS,
+    localhost::SCENARIOS,
+    load_balancers::SCENARIOS,
     external_addresses::SCENARIOS,
+    udp_flows::SCENARIOS,
+    topology::SCENARIOS,
     health::SCENARIOS,
     disruption::SCENARIOS,
 ];
