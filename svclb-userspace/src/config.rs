@@ -5,6 +5,7 @@
 //! what the file says, so options have no defaults of clap's: these come in last, in the methods.
 
 mod conntrack;
+mod in_force;
 mod kube_proxy_file;
 mod kube_proxy_flags;
 #[cfg(test)]

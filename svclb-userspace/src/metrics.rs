@@ -1,14 +1,16 @@
-//! /metrics and /proxyMode. Metrics under svclb's own names are here, those under kube-proxy's in
+//! /metrics, /metrics/slis, /configz and /proxyMode. Metrics under svclb's own names are here, those under kube-proxy's in
 //! [`kube_proxy`].
 
 pub mod kube_proxy;
+pub mod slis;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64};
 
+use axum::Json;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, text};
@@ -17,10 +19,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+use serde_json::json;
 use svclb_common::verdict;
 
 use crate::model;
 use kube_proxy::KubeProxy;
+use slis::Slis;
 
 /// Label of metrics about a family.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -180,20 +184,35 @@ impl<S: CounterSource> Collector for PacketCounters<S> {
     }
 }
 
-/// The server's paths.
-pub fn router(registry: Arc<Registry>) -> axum::Router {
-    let metrics = get(move || async move {
-        let mut body = String::new();
-        match text::encode(&mut body, &registry) {
-            Ok(()) => {
-                let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-                ([(header::CONTENT_TYPE, kind)], body).into_response()
-            }
-            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-        }
-    });
+/// The server's paths. `options` are those in force.
+pub fn router(registry: Arc<Registry>, options: &serde_json::Value) -> axum::Router {
+    let configz = Json(json!({ "svclb": options }));
+    let slis = Slis::default();
+    let of_slis = Arc::new(slis.registry());
+    let metrics = get(move || async move { encoded(&registry) });
+    let indicators = get(move || async move { encoded(&of_slis) });
     // As with kube-proxy, this one only says that the server is there.
-    let healthz = get(|| async { "ok" });
+    let healthz = get(move || async move {
+        slis.observe("ping", "healthz", true);
+        "ok"
+    });
     let mode = get(|| async { "svclb" });
-    axum::Router::new().route("/metrics", metrics).route("/proxyMode", mode).route("/healthz", healthz)
+    axum::Router::new()
+        .route("/metrics", metrics)
+        .route("/metrics/slis", indicators)
+        .route("/configz", get(|| async { configz }))
+        .route("/proxyMode", mode)
+        .route("/healthz", healthz)
+}
+
+/// All metrics of a registry.
+fn encoded(registry: &Registry) -> Response {
+    let mut body = String::new();
+    match text::encode(&mut body, registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], body).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
 }

@@ -273,7 +273,7 @@ fn by_hand(endpoints: &[EndpointState]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_object_that_cannot_be_used_gets_an_event_and_the_others_are_served() -> Result<()> {
+async fn nodes_get_an_event_when_agents_start_and_objects_when_they_cannot_be_used() -> Result<()> {
     let mut scene = Scene::new().await?;
     scene.cluster.plane().apply_yaml(
         "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: nobodys},\
@@ -283,16 +283,25 @@ async fn an_object_that_cannot_be_used_gets_an_event_and_the_others_are_served()
     loop {
         let events: Api<Event> = Api::default_namespaced(scene.cluster.plane().client());
         let listed = scene.cluster.plane().runtime().run(async move { events.list(&ListParams::default()).await })?;
-        let about =
-            |event: &&Event| event.regarding.as_ref().and_then(|object| object.name.as_deref()) == Some("nobodys");
-        if let Some(event) = listed.items.iter().find(about) {
+        let is_about = |event: &Event, name: &str| {
+            event.regarding.as_ref().and_then(|object| object.name.as_deref()) == Some(name)
+        };
+        let starts = |event: &&Event| {
+            event.reason.as_deref() == Some("Starting") && event.reporting_controller.as_deref() == Some("svclb")
+        };
+        let all_start = NODES.iter().all(|node| {
+            let node = format!("node{node}");
+            listed.items.iter().filter(starts).any(|event| is_about(event, &node))
+        });
+        let unused = listed.items.iter().find(|event| is_about(event, "nobodys"));
+        if let Some(event) = unused.filter(|_| all_start) {
             assert_eq!(event.type_.as_deref(), Some("Warning"));
             assert_eq!(event.reason.as_deref(), Some("NoService"));
             let note = event.note.as_deref().unwrap_or_default();
             assert!(note.contains("service-name"), "{note}");
             break;
         }
-        ensure!(Instant::now() < deadline, "no Event about the slice; there are {:?}", listed.items);
+        ensure!(Instant::now() < deadline, "no Events about the slice and both nodes; there are {:?}", listed.items);
         sleep(Duration::from_millis(100)).await;
     }
     scene.wait_for_answers(&pods(&scene.cluster.endpoints("web")?)).await?;

@@ -112,5 +112,12 @@ async fn operators_hear_of_the_node_under_kube_proxys_paths_and_names() -> Resul
     ] {
         ensure!(metrics.lines().any(|own| own == line), "{line} is not in\n{metrics}");
     }
+    ensure!(answer(10249, "/healthz").await? == (200, "ok".to_owned()));
+    let (_, slis) = answer(10249, "/metrics/slis").await?;
+    let ping = r#"kubernetes_healthcheck{name="ping",type="healthz"} 1"#;
+    ensure!(slis.lines().any(|own| own == ping), "{ping} is not in\n{slis}");
+    let (_, options) = answer(10249, "/configz").await?;
+    let options: Value = serde_json::from_str(&options)?;
+    ensure!(options["svclb"]["node-name"] == "node2", "{options}");
     Ok(())
 }

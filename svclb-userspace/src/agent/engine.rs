@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::Config;
 
+use crate::desired::frontends::not_admitted;
 use crate::desired::health_checks::{HealthCheck, health_check};
 use crate::desired::{Place, node_ports, services};
 use crate::hashing::HashMap;
@@ -39,6 +40,8 @@ pub struct Engine<T4, T6> {
     v4: FamilyEngine<Addr4, T4>,
     v6: FamilyEngine<Addr6, T6>,
     health_checks: BTreeMap<ServiceName, HealthCheck>,
+    /// External IPs that the operator does not admit.
+    not_admitted: HashMap<ServiceName, Vec<IpAddr>>,
     all_changed: bool,
     adopted: bool,
 }
@@ -56,6 +59,8 @@ pub struct SyncReport {
     pub change_times: Vec<(Family, SystemTime)>,
     /// Ports that want a frontend of another Service, and that Service's port.
     pub rivals: Vec<(PortKey, PortKey)>,
+    /// External IPs that the operator does not admit, of Services that did not have just these before.
+    pub not_admitted: Vec<(ServiceName, Vec<IpAddr>)>,
 }
 
 impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
@@ -74,6 +79,7 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
             v4: FamilyEngine::new(v4, config)?,
             v6: FamilyEngine::new(v6, config)?,
             health_checks: BTreeMap::new(),
+            not_admitted: HashMap::default(),
             all_changed: false,
             adopted: false,
         })
@@ -118,6 +124,7 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
             report.rivals.extend(self.v4.update(name, &self.model, &self.place));
             report.rivals.extend(self.v6.update(name, &self.model, &self.place));
             self.update_health_check(name);
+            report.not_admitted.extend(self.update_not_admitted(name));
         }
         if !self.adopted {
             self.v4.planner.adopt(now);
@@ -128,6 +135,18 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
         self.v4.run(now, &mut report);
         self.v6.run(now, &mut report);
         report
+    }
+
+    /// Remembers which external IPs of a Service are not admitted, and returns them if they are others now.
+    fn update_not_admitted(&mut self, name: &ServiceName) -> Option<(ServiceName, Vec<IpAddr>)> {
+        let service = self.model.service(name);
+        let now = service.map(|service| not_admitted(service, &self.place)).unwrap_or_default();
+        if now.is_empty() {
+            self.not_admitted.remove(name);
+            return None;
+        }
+        let before = self.not_admitted.insert(name.clone(), now.clone());
+        (before.as_ref() != Some(&now)).then(|| (name.clone(), now))
     }
 
     fn update_health_check(&mut self, name: &ServiceName) {

@@ -163,13 +163,7 @@ impl HealthChecks {
 }
 
 fn problem(service: &ServiceName, message: &str) -> Problem {
-    let object = Object {
-        api_version: "v1",
-        kind: "Service",
-        namespace: service.namespace.clone(),
-        name: service.name.clone(),
-        uid: "".into(),
-    };
+    let object = Object::service(service);
     Problem { object, reason: "FailedToStartServiceHealthcheck", message: format!("healthCheckNodePort: {message}") }
 }
 

@@ -40,7 +40,7 @@ use crate::host::{self, Attachment, DeviceEvent, HostEvent, NodeAddresses};
 use crate::ids::GRACE;
 use crate::k8s;
 use crate::metrics::Metrics;
-use crate::model::{Event, Family, Problem};
+use crate::model::{Event, Family, Notice};
 use crate::tables::bpf::{BpfConfig, BpfTables};
 use crate::tables::{ConfigTable as _, Failure, switch_halves};
 use conntrack::Conntrack;
@@ -48,7 +48,7 @@ use devices::{DeviceMap, PacketCounters};
 use engine::{Engine, NodeSettings};
 use health_checks::HealthChecks;
 use prepare::Prepared;
-use report::{label, unix_seconds};
+use report::{Notices, label, unix_seconds};
 use socket_lb::SocketHooks;
 use sweep::Sweep;
 
@@ -69,7 +69,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 pub async fn run(options: AgentOptions) -> Result<()> {
     let node_name = options.node_name().context("read the host name (or give --node-name)")?;
     let (events_in, events) = unbounded_channel();
-    let (problems, problems_out) = unbounded_channel();
+    let (notices, notices_out) = unbounded_channel();
+    let notices = Notices(notices);
     // Before anything is loaded: a source that cannot work must change nothing.
     let source = Source::prepare(&options, &node_name).await?;
 
@@ -107,10 +108,16 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let health = Health::default();
     let answered = metrics.kube_proxy.clone();
     let router = health.clone().router(answered.healthz, answered.livez);
-    servers::serve("healthz", options.healthz_bind_address(), router);
-    servers::serve("metrics", options.metrics_bind_address(), crate::metrics::router(registry));
+    let refused = |reason| {
+        let (notices, node_name) = (notices.clone(), node_name.clone());
+        move |message| notices.no_server(&node_name, reason, message)
+    };
+    servers::serve("healthz", options.healthz_bind_address(), router, refused("FailedToStartProxierHealthcheck"));
+    let router = crate::metrics::router(registry, &options.in_force(&node_name));
+    servers::serve("metrics", options.metrics_bind_address(), router, refused("FailedToStartMetricServer"));
     let needs_node = matches!(source, Source::Api { .. });
-    source.start(events_in, problems_out)?;
+    source.start(events_in, notices_out)?;
+    notices.starting(&node_name);
     info!(node = node_name, version = env!("CARGO_PKG_VERSION"), adopted = before.layout != 0, "svclb agent runs");
     let agent = Agent {
         engine,
@@ -120,7 +127,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         health_checks: HealthChecks::new(health.clone()),
         health,
         metrics,
-        problems,
+        notices,
         conntrack,
         started: Instant::now(),
         started_at: SystemTime::now(),
@@ -152,14 +159,14 @@ impl Source {
         Ok(Self::Api { client: server.client().await?, node_name })
     }
 
-    fn start(self, events: UnboundedSender<Event>, problems: UnboundedReceiver<Problem>) -> Result<()> {
+    fn start(self, events: UnboundedSender<Event>, notices: UnboundedReceiver<Notice>) -> Result<()> {
         match self {
             Self::Manifests { folder, node_name } => {
                 // Files have no Events.
-                drop(problems);
+                drop(notices);
                 k8s::manifests::follow(&folder, &node_name, events)?;
             }
-            Self::Api { client, node_name } => k8s::api::follow(&client, &node_name, events, problems),
+            Self::Api { client, node_name } => k8s::api::follow(&client, &node_name, events, notices),
         }
         Ok(())
     }
@@ -182,7 +189,7 @@ struct Agent {
     health_checks: HealthChecks,
     health: Health,
     metrics: Metrics,
-    problems: UnboundedSender<Problem>,
+    notices: Notices,
     conntrack: Conntrack,
     started: Instant,
     started_at: SystemTime,
@@ -346,6 +353,7 @@ impl Agent {
         self.note_state(&report);
         self.note_latency(&report);
         self.report_rivals(&report);
+        self.report_not_admitted(&report);
         let broken = |family| {
             let of_family = report.failures.iter().filter(move |(own, _, _)| *own == family);
             of_family.filter(|(_, _, failure)| matches!(failure, Failure::Table(_))).count()

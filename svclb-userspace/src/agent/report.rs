@@ -3,13 +3,14 @@
 use std::io::Write as _;
 use std::time::{Duration, SystemTime};
 
+use tokio::sync::mpsc::UnboundedSender;
 use tracing::{debug, error, info, warn};
 
 use super::Agent;
 use super::engine::SyncReport;
 use crate::metrics::kube_proxy::PolicyLabels;
 use crate::metrics::{FamilyLabel, ProblemLabels};
-use crate::model::{Family, Object, Problem};
+use crate::model::{Family, Notice, Object, Problem};
 
 /// Failures of one synchronization that are logged one by one.
 const LOGGED: usize = 10;
@@ -20,9 +21,7 @@ impl Agent {
         warn!(object = %problem.object, reason = problem.reason, "{}", problem.message);
         let labels = ProblemLabels { kind: problem.object.kind, reason: problem.reason };
         self.metrics.bad_objects.get_or_create(&labels).inc();
-        if self.problems.send(problem).is_err() {
-            debug!("objects from files get no Events");
-        }
+        self.notices.send(problem.into());
     }
 
     pub(super) fn note_sync(&self, report: &SyncReport, took: Duration) {
@@ -100,18 +99,24 @@ impl Agent {
 
     pub(super) fn report_rivals(&self, report: &SyncReport) {
         for (port, rival) in &report.rivals {
-            let object = Object {
-                api_version: "v1",
-                kind: "Service",
-                namespace: port.service.namespace.clone(),
-                name: port.service.name.clone(),
-                uid: "".into(),
-            };
+            let object = Object::service(&port.service);
             let message = format!(
                 "{port} wants an address and port that {rival} has as well: a cluster IP goes before other \
                  addresses, then the name that comes first"
             );
             self.report(Problem { object, reason: "AddressTaken", message });
+        }
+    }
+
+    /// External IPs that the operator does not admit, once while a Service has them.
+    pub(super) fn report_not_admitted(&self, report: &SyncReport) {
+        for (service, addresses) in &report.not_admitted {
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            let message = format!(
+                "externalIPs: {} not within --external-ip-cidrs of the agent: not served",
+                addresses.join(", ")
+            );
+            self.report(Problem { object: Object::service(service), reason: "ExternalIPNotAdmitted", message });
         }
     }
 
@@ -126,6 +131,33 @@ impl Agent {
         info!(after = ?self.started.elapsed(), "ready: all Services are in the kernel");
     }
 }
+
+/// Where notices go to become Events.
+#[derive(Clone)]
+pub(super) struct Notices(pub(super) UnboundedSender<Notice>);
+
+impl Notices {
+    pub(super) fn send(&self, notice: Notice) {
+        if self.0.send(notice).is_err() {
+            debug!("objects from files get no Events");
+        }
+    }
+
+    /// The agent has begun its work on this node.
+    pub(super) fn starting(&self, node: &str) {
+        let message = format!("svclb {} leads to the Services of this node", env!("CARGO_PKG_VERSION"));
+        let object = Object::node(node);
+        self.send(Notice { object, warns: false, reason: "Starting", action: ACTION, message });
+    }
+
+    /// A server of the agent cannot listen, for now.
+    pub(super) fn no_server(&self, node: &str, reason: &'static str, message: String) {
+        self.send(Notice { object: Object::node(node), warns: true, reason, action: ACTION, message });
+    }
+}
+
+/// What the agent is doing when it says something of its node.
+const ACTION: &str = "StartSvclb";
 
 pub(super) fn label(family: Family) -> FamilyLabel {
     family.into()

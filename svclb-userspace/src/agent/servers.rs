@@ -10,14 +10,23 @@ use tracing::{info, warn};
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Serves on an address for as long as the agent runs. While the address is taken it tries again: the
-/// agent's work does not depend on it.
-pub(super) fn serve(name: &'static str, address: SocketAddr, router: axum::Router) {
+/// agent's work does not depend on it. `refused` is told of the first time.
+pub(super) fn serve(
+    name: &'static str,
+    address: SocketAddr,
+    router: axum::Router,
+    refused: impl FnOnce(String) + Send + 'static,
+) {
     tokio::spawn(async move {
+        let mut refused = Some(refused);
         loop {
             let listener = match TcpListener::bind(address).await {
                 Ok(listener) => listener,
                 Err(error) => {
                     warn!(name, %address, %error, "cannot listen; trying again in {RETRY:?}");
+                    if let Some(refused) = refused.take() {
+                        refused(format!("cannot listen on {address}: {error}; trying again"));
+                    }
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }

@@ -300,3 +300,17 @@ fn what_is_local_is_told_as_asked_or_the_agent_does_not_start() {
         assert_eq!(&outcome.map_err(drop), wanted, "{flags}");
     }
 }
+
+#[test]
+fn every_flag_that_means_something_is_among_the_options_in_force() {
+    use clap::Args as _;
+    let names = |command: clap::Command| -> std::collections::BTreeSet<String> {
+        command.get_arguments().filter_map(|argument| argument.get_long().map(str::to_owned)).collect()
+    };
+    let all = names(AgentOptions::augment_args(clap::Command::new("agent")));
+    let without_meaning = names(super::kube_proxy_flags::KubeProxyFlags::augment_args(clap::Command::new("agent")));
+    let options = Line::parse_from(["agent"]).options.in_force("n1");
+    let shown: std::collections::BTreeSet<String> = options.as_object().expect("an object").keys().cloned().collect();
+    assert_eq!(shown, all.difference(&without_meaning).cloned().collect());
+    assert_eq!((&options["node-name"], &options["metrics-bind-address"]), (&"n1".into(), &"127.0.0.1:10249".into()));
+}

@@ -1,6 +1,7 @@
 //! Frontends: the addresses and ports at which clients reach a Service port.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use svclb_common::addr::Be16;
 use svclb_common::schema::ServiceKey;
@@ -51,8 +52,16 @@ pub fn frontends<A: FamilyAddress>(service: &Service, port: &ServicePort, place:
 
 /// The external IPs of one family that the operator admits.
 pub fn external_ips<A: FamilyAddress>(service: &Service, place: &Place) -> impl Iterator<Item = A> {
-    let admitted = |ip: &&_| place.external_ip_cidrs.iter().any(|cidr| cidr.contains(*ip));
-    service.external_ips.iter().filter(admitted).filter_map(|ip| A::of(*ip))
+    service.external_ips.iter().filter(|ip| is_admitted(**ip, place)).filter_map(|ip| A::of(*ip))
+}
+
+/// The external IPs that the operator does not admit, both families.
+pub fn not_admitted(service: &Service, place: &Place) -> Vec<IpAddr> {
+    service.external_ips.iter().copied().filter(|ip| !is_admitted(*ip, place)).collect()
+}
+
+fn is_admitted(ip: IpAddr, place: &Place) -> bool {
+    place.external_ip_cidrs.iter().any(|cidr| cidr.contains(&ip))
 }
 
 /// Whether a port is reachable from outside the cluster in this family: its policy for external

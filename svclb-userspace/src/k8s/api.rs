@@ -28,7 +28,7 @@ use tracing::{info, warn};
 use super::failover::{self, Failover};
 use super::intake::{Intake, Projected};
 use super::{service, slice};
-use crate::model::{Event, Problem};
+use crate::model::{Event, Notice};
 
 /// Objects in one page of a list.
 const PAGE: u32 = 500;
@@ -233,8 +233,8 @@ fn with_account(url: http::Uri, account: &Path) -> Config {
     config
 }
 
-/// Starts to watch. `node_name` is the name of the own Node. `problems` become Events.
-pub fn follow(client: &Client, node_name: &str, events: UnboundedSender<Event>, problems: UnboundedReceiver<Problem>) {
+/// Starts to watch. `node_name` is the name of the own Node. `notices` become Events.
+pub fn follow(client: &Client, node_name: &str, events: UnboundedSender<Event>, notices: UnboundedReceiver<Notice>) {
     let config = watcher::Config::default().page_size(PAGE).timeout(TIMEOUT);
     let services = config.clone().labels(&format!("!{}", service::PROXY_NAME_LABEL)).fields("spec.clusterIP!=None");
     let slices = config.clone().labels(&format!("!{}", slice::HEADLESS_LABEL));
@@ -242,7 +242,7 @@ pub fn follow(client: &Client, node_name: &str, events: UnboundedSender<Event>, 
     tokio::spawn(watch(Api::<core::Service>::all(client.clone()), services, events.clone()));
     tokio::spawn(watch(Api::<discovery::EndpointSlice>::all(client.clone()), slices, events.clone()));
     tokio::spawn(watch(Api::<core::Node>::all(client.clone()), nodes, events));
-    tokio::spawn(record(client.clone(), node_name.to_owned(), problems));
+    tokio::spawn(record(client.clone(), node_name.to_owned(), notices));
 }
 
 /// When a watch that broke is tried again: as kube does it, from 0.8 s on and twice as long each time, but
@@ -302,10 +302,10 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Makes Events of problems.
-async fn record(client: Client, node_name: String, mut problems: UnboundedReceiver<Problem>) {
+/// Makes Events of notices.
+async fn record(client: Client, node_name: String, mut notices: UnboundedReceiver<Notice>) {
     let recorder = Recorder::new(client, Reporter { controller: "svclb".to_owned(), instance: Some(node_name) });
-    while let Some(Problem { object, reason, message }) = problems.recv().await {
+    while let Some(Notice { object, warns, reason, action, message }) = notices.recv().await {
         let text = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
         let reference = ObjectReference {
             api_version: text(object.api_version),
@@ -316,10 +316,10 @@ async fn record(client: Client, node_name: String, mut problems: UnboundedReceiv
             ..ObjectReference::default()
         };
         let event = ApiEvent {
-            type_: EventType::Warning,
+            type_: if warns { EventType::Warning } else { EventType::Normal },
             reason: reason.to_owned(),
             note: Some(message),
-            action: "Serve".to_owned(),
+            action: action.to_owned(),
             secondary: None,
         };
         if let Err(error) = recorder.publish(&event, &reference).await {

@@ -54,7 +54,7 @@ pub enum Event {
     Bad(Problem),
 }
 
-/// The object that a [`Problem`] is about.
+/// The object that a [`Problem`] or [`Notice`] is about.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Object {
     /// API version, as in `v1`.
@@ -67,6 +67,19 @@ pub struct Object {
     pub name: Arc<str>,
     /// UID, empty for objects from files.
     pub uid: Arc<str>,
+}
+
+impl Object {
+    /// A Service by its name alone.
+    pub fn service(name: &ServiceName) -> Self {
+        let (namespace, name) = (name.namespace.clone(), name.name.clone());
+        Self { api_version: "v1", kind: "Service", namespace, name, uid: "".into() }
+    }
+
+    /// A Node. Its name stands for its UID, as in the kubelet's Events: `kubectl describe node` looks for that.
+    pub fn node(name: &str) -> Self {
+        Self { api_version: "v1", kind: "Node", namespace: "".into(), name: name.into(), uid: name.into() }
+    }
 }
 
 impl fmt::Display for Object {
@@ -84,4 +97,25 @@ pub struct Problem {
     pub reason: &'static str,
     /// A sentence for people: what is not used, why, and what to do.
     pub message: String,
+}
+
+/// What becomes an Event on an object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Notice {
+    /// The object.
+    pub object: Object,
+    /// Something is wrong.
+    pub warns: bool,
+    /// A word for machines, in upper camel case.
+    pub reason: &'static str,
+    /// What was being done, in upper camel case.
+    pub action: &'static str,
+    /// A sentence for people.
+    pub message: String,
+}
+
+impl From<Problem> for Notice {
+    fn from(Problem { object, reason, message }: Problem) -> Self {
+        Self { object, warns: true, reason, action: "Serve", message }
+    }
 }

@@ -12,7 +12,7 @@ pub mod service;
 pub mod store;
 
 pub use endpoint_slice::{Endpoint, Hints, Slice, SliceName, SlicePort};
-pub use event::{Event, Kind, Object, Problem};
+pub use event::{Event, Kind, Notice, Object, Problem};
 pub use family::{Family, FamilyAddress};
 pub use node::Node;
 pub use service::{PortKey, Protocol, Service, ServiceKind, ServiceName, ServicePort};
