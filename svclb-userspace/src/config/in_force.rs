@@ -58,6 +58,7 @@ impl AgentOptions {
                 LogFormat::Text => "text",
                 LogFormat::Json => "json",
             },
+            "init-only": self.init_only.unwrap_or(false),
             "v": self.verbosity,
         })
     }

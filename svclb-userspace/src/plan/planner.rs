@@ -369,6 +369,14 @@ impl<A: FamilyAddress> Planner<A> {
         for member in self.retired.iter(now) {
             set(member);
         }
+        // What waits to be removed, as a write failed, serves until it is.
+        for (key, number) in self.dirty.iter().filter_map(|key| Some((key, self.ids.service(key)?))) {
+            for (target, _) in self.ids.backends(number) {
+                for protocol in protocols(key) {
+                    set(&Member::Backend(*target, protocol.number()));
+                }
+            }
+        }
         let mut words = Vec::new();
         let bitmaps = [
             (Bitmap::Frontends, &self.content.interest_frontends),
@@ -435,4 +443,10 @@ fn next_version(service: Service) -> Service {
 /// Owner of a number that nobody wants any more. No Service has an empty name.
 fn orphan(number: u32) -> PortKey {
     PortKey::new(ServiceName::new("", ""), number.to_string(), Protocol::Tcp)
+}
+
+/// The protocols that an owner may have: nothing says which an [`orphan`] had.
+fn protocols(owner: &PortKey) -> &[Protocol] {
+    const ALL: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+    if owner.service.name.is_empty() { &ALL } else { std::slice::from_ref(&owner.protocol) }
 }

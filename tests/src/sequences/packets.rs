@@ -6,8 +6,9 @@
 //!
 //! - A packet to a frontend that no changed Service has or had is answered the same after every write, from the same
 //!   numbers.
-//! - A packet that is answered the same before and after is so in between, whatever changed.
-//! - A packet that has an endpoint before and after, from the same Service port, has one in between.
+//! - A packet that is answered the same before and after, by the same Service port in the same role, is so in between,
+//!   whatever changed.
+//! - A packet that has an endpoint before and after, from the same Service port in the same role, has one in between.
 //! - An endpoint that a Service port has before and after keeps its reference, so its flows go on.
 //! - Nothing that is not whole is ever seen: a list that names an endpoint that is gone, an endpoint without its
 //!   bit of interest.
@@ -129,13 +130,15 @@ struct Answer {
     numbers: u64,
     /// The Service number.
     service: u32,
+    /// The frontend's role, if it is one.
+    role: Option<u8>,
     /// How many endpoints it may get.
     endpoints: u32,
 }
 
 impl Debug for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { verdict, meaning, numbers, service, endpoints } = self;
+        let Self { verdict, meaning, numbers, service, endpoints, role: _ } = self;
         write!(f, "{verdict:?}, {endpoints} endpoints of service {service} (meaning {meaning:x}, numbers {numbers:x})")
     }
 }
@@ -153,7 +156,9 @@ fn ask<A: Family>(
     client: A,
     device: u32,
 ) -> Result<Answer, String> {
+    let role = A::tables(env).borrow().agent.content.frontends.get(key).map(|found| found.scope);
     let verdict = |verdict: Verdict, service| Answer {
+        role,
         verdict,
         meaning: mix(1, u64::from(verdict.to_bits())),
         numbers: 0,
@@ -197,6 +202,7 @@ fn ask<A: Family>(
     }
     let policy = u64::from(choice.affinity) << 1 | u64::from(choice.list.masquerade);
     Ok(Answer {
+        role,
         verdict: Verdict::Translate,
         meaning: mix(meaning, policy),
         numbers,
@@ -312,7 +318,7 @@ impl<A: Family> Part<A> {
                 }
                 continue;
             }
-            let same_port = after.service == packet.before.service;
+            let same_port = (after.service, after.role) == (packet.before.service, packet.before.role);
             if after.meaning == packet.before.meaning
                 && same_port
                 && let Some(other) = &packet.other_meaning
@@ -328,10 +334,12 @@ impl<A: Family> Part<A> {
             }
         }
         for kept in &self.endpoints {
+            let number = planner.number(&kept.port);
             let stays = |port: &PortTables<A>| {
-                let known = |packet: &Packet<A>| {
-                    packet.before.service == kept.service && port.frontends.contains_key(&packet.key)
-                };
+                let tables = A::tables(env).borrow();
+                let owns =
+                    |key: &ServiceKey<A>| tables.agent.content.frontends.get(key).map(|own| own.number) == number;
+                let known = |packet: &Packet<A>| packet.before.service == kept.service && owns(&packet.key);
                 port.backends.contains_key(&kept.target) && (!restarted || self.packets.iter().any(known))
             };
             if let Some(write) = &kept.broken

@@ -13,6 +13,8 @@ use crate::plan::Content;
 /// How well a port fits a number, what counts more first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 struct Fit {
+    /// The port will get a frontend that names the number. Who gets none has no flows to keep.
+    reached: bool,
     /// Endpoints that both have: flows name them together with the number.
     endpoints: usize,
     /// Frontends that the port wants and that name the number.
@@ -45,6 +47,7 @@ pub(super) fn owners<A: FamilyAddress>(
             let fit = fits.entry(number).or_default();
             fit.frontends += 1;
             fit.own += usize::from(best == Some(key));
+            fit.reached = fit.own > 0;
         }
         for (number, mut fit) in fits {
             let there = endpoints.get(&number);

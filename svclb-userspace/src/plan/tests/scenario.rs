@@ -269,3 +269,34 @@ fn an_endpoint_that_a_dead_agent_left_halfway_does_not_free_the_number_of_the_sa
     assert!(heir.run(&mut fake).failures.is_empty());
     assert_eq!(heir.planner.used(), (1, 1, 2), "one Service port, one endpoint, two lists");
 }
+
+#[test]
+fn an_agent_does_not_give_a_service_that_gets_no_frontend_the_number_of_the_one_that_has_it() {
+    let mut fake = FakeTables::new(FakeTables::<Addr4>::SMALL);
+    let mut agent = Agent::start(&fake, &Wanted::new(), Duration::ZERO);
+    let with = |endpoints: &[(u8, u8)]| tables(Protocol::Tcp, &[(1, scope::CLUSTER)], endpoints, &[], 0);
+    agent.want(&key(0), Some(with(&[(1, BOTH), (2, BOTH), (3, BOTH)])));
+    agent.want(&key(2), Some(with(&[])));
+    agent.run(&mut fake);
+    let number = agent.planner.number(&key(0));
+    // Both want one cluster IP, and most endpoints went over while no agent was there.
+    let wanted = Wanted::from([(key(0), with(&[(1, BOTH)])), (key(2), with(&[(2, BOTH), (3, BOTH)]))]);
+    let heir = Agent::start(&fake, &wanted, Duration::ZERO);
+    assert_eq!(heir.planner.number(&key(0)), number);
+}
+
+#[test]
+fn the_idle_half_of_the_interest_bitmaps_holds_what_could_not_be_removed() {
+    let mut fake = FakeTables::new(FakeTables::<Addr4>::SMALL);
+    let mut agent = Agent::start(&fake, &Wanted::new(), Duration::ZERO);
+    agent.want(&key(0), Some(tables(Protocol::Tcp, &[(1, scope::CLUSTER)], &[(1, BOTH)], &[], 0)));
+    agent.run(&mut fake);
+    agent.want(&key(0), Some(tables(Protocol::Tcp, &[(1, scope::CLUSTER)], &[], &[], 0)));
+    let mut faulty = FaultyTables::new(fake, Fault::From(0));
+    assert!(!agent.run(&mut faulty).failures.is_empty());
+    fake = faulty.inner;
+    crate::tables::write_idle_half(&mut agent.planner, &mut fake, agent.now).expect("memory can be written");
+    let words = &fake.content.interest_backends;
+    let (first, second) = words.split_at(words.len() / 2);
+    assert_eq!(first, second, "the list still names the endpoint");
+}
