@@ -131,6 +131,7 @@ impl Scene {
                 let outcome = match route.protocol {
                     Protocol::Tcp => route.client.http(route.to).await,
                     Protocol::Udp => route.client.udp(route.to).await,
+                    Protocol::Sctp => route.client.sctp(route.to).await,
                 };
                 answered.extend(outcome.ok().map(|reply| reply.answer.pod).filter(|pod| pods.contains(pod)));
             }

@@ -82,6 +82,7 @@ async fn ask(routes: Vec<Route>, pause: Duration, stop: Arc<AtomicBool>, records
                 let outcome = match route.protocol {
                     Protocol::Tcp => route.client.http(route.to).await,
                     Protocol::Udp => route.client.udp(route.to).await,
+                    Protocol::Sctp => route.client.sctp(route.to).await,
                 };
                 let record = Record { route: name, protocol: route.protocol, sent, outcome };
                 records.lock().unwrap_or_else(PoisonError::into_inner).push(record);

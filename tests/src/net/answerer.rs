@@ -1,14 +1,16 @@
-//! What runs inside pods: a server that answers HTTP and UDP with its name and the client that it sees.
+//! What runs inside pods: a server that answers HTTP, UDP and SCTP with its name and the client that it sees.
 //!
 //! An answer is one JSON line, see [`Answer`]. The sockets are made inside the pod's namespace, bound to
 //! each of the pod's addresses, so that an answer has the source that was asked.
+
+mod sctp;
 
 use std::{
     collections::BTreeSet,
     convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -23,7 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::netns::Netns;
+use super::{netns::Netns, raw_sctp};
 
 /// What a pod answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +60,9 @@ pub(super) const LARGEST_DATAGRAM: usize = 8192;
 struct Served {
     http: AtomicU64,
     udp: AtomicU64,
+    sctp: AtomicU64,
+    /// SCTP packets with a wrong checksum.
+    damaged: AtomicU64,
 }
 
 /// A running server. Dropping it closes its sockets and breaks the connections that are open.
@@ -66,32 +71,38 @@ pub struct Answerer {
     netns: Netns,
     pod: String,
     addresses: Vec<IpAddr>,
-    ports: BTreeSet<u16>,
+    ports: Arc<Mutex<BTreeSet<u16>>>,
     served: Arc<Served>,
     tasks: JoinSet<()>,
 }
 
 impl Answerer {
-    /// Answers as `pod` on every port of every address, TCP and UDP, inside `netns`. Must be called within
+    /// Answers as `pod` on every port of every address, TCP, UDP and SCTP, inside `netns`. Must be called within
     /// a tokio runtime.
     pub fn start(netns: &Netns, pod: &str, addresses: &[IpAddr], ports: &[u16]) -> Result<Self> {
         let mut answerer = Self {
             netns: netns.clone(),
             pod: pod.to_owned(),
             addresses: addresses.to_owned(),
-            ports: BTreeSet::new(),
+            ports: Arc::default(),
             served: Arc::default(),
             tasks: JoinSet::new(),
         };
         for port in ports {
             answerer.listen(*port)?;
         }
+        for address in addresses {
+            let at = SocketAddr::new(*address, 0);
+            let socket = netns.enter(|| raw_sctp::open(*address)).with_context(|| format!("SCTP of {address}"))?;
+            let (ports, served) = (Arc::clone(&answerer.ports), Arc::clone(&answerer.served));
+            answerer.tasks.spawn(sctp::answer(socket, at, pod.to_owned(), ports, served));
+        }
         Ok(answerer)
     }
 
     /// Answers on one more port. A port that something else has is an error.
     pub fn listen(&mut self, port: u16) -> Result<()> {
-        if !self.ports.insert(port) {
+        if !self.ports.lock().unwrap_or_else(PoisonError::into_inner).insert(port) {
             return Ok(());
         }
         for address in &self.addresses {
@@ -116,6 +127,16 @@ impl Answerer {
     /// The HTTP requests answered so far.
     pub fn http_requests(&self) -> u64 {
         self.served.http.load(Ordering::Relaxed)
+    }
+
+    /// The SCTP messages answered so far.
+    pub fn sctp_messages(&self) -> u64 {
+        self.served.sctp.load(Ordering::Relaxed)
+    }
+
+    /// The SCTP packets that came with a wrong checksum.
+    pub fn damaged_sctp_packets(&self) -> u64 {
+        self.served.damaged.load(Ordering::Relaxed)
     }
 
     /// The datagrams answered so far.

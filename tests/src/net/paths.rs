@@ -61,7 +61,7 @@ impl fmt::Display for PathKind {
     }
 }
 
-/// TCP or UDP.
+/// TCP, UDP or SCTP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Protocol {
@@ -69,6 +69,8 @@ pub enum Protocol {
     Tcp,
     /// Datagrams, a new source port for each.
     Udp,
+    /// A message, a new association for each.
+    Sctp,
 }
 
 impl fmt::Display for Protocol {
@@ -76,6 +78,7 @@ impl fmt::Display for Protocol {
         f.pad(match self {
             Self::Tcp => "TCP",
             Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
         })
     }
 }
@@ -91,7 +94,7 @@ pub struct Line {
     pub from: String,
     /// The address asked.
     pub to: SocketAddr,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
 }
 
@@ -204,6 +207,7 @@ impl<'a> Target<'a> {
         let protocol = match port.protocol.as_deref() {
             None | Some("TCP") => Protocol::Tcp,
             Some("UDP") => Protocol::Udp,
+            Some("SCTP") => Protocol::Sctp,
             Some(_) => return None,
         };
         let with_endpoint = |pods: Vec<&'a PodState>| -> Vec<(&'a PodState, SocketAddr)> {
@@ -211,7 +215,7 @@ impl<'a> Target<'a> {
         };
         let backends = with_endpoint(state.backends(service));
         let lingering = match protocol {
-            Protocol::Tcp => Vec::new(),
+            Protocol::Tcp | Protocol::Sctp => Vec::new(),
             Protocol::Udp => with_endpoint(state.lingering(service)),
         };
         let node_port = port.node_port.and_then(|number| u16::try_from(number).ok());

@@ -122,8 +122,8 @@ impl Policy {
              ct state established,related accept\n\
              ct state invalid counter name dropped drop\n\
              icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } accept\n\
-             ip saddr @clients4 ip daddr @backends4 meta l4proto { tcp, udp } th dport @ports accept\n\
-             ip6 saddr @clients6 ip6 daddr @backends6 meta l4proto { tcp, udp } th dport @ports accept\n\
+             ip saddr @clients4 ip daddr @backends4 meta l4proto { tcp, udp, sctp } th dport @ports accept\n\
+             ip6 saddr @clients6 ip6 daddr @backends6 meta l4proto { tcp, udp, sctp } th dport @ports accept\n\
              counter name dropped\n\
              }\n}\n",
         );

@@ -1,4 +1,8 @@
-//! Clients: HTTP and UDP requests from inside a namespace, with deadlines, and what came of them.
+//! Clients: HTTP, UDP and SCTP requests from inside a namespace, with deadlines, and what came of them.
+
+mod sctp;
+
+pub use self::sctp::Association;
 
 use std::{
     error::Error,

@@ -207,6 +207,7 @@ async fn request(client: &Client, path: &Path) -> Outcome {
     match path.line.protocol {
         Protocol::Tcp => client.http(path.line.to).await,
         Protocol::Udp => client.udp(path.line.to).await,
+        Protocol::Sctp => client.sctp(path.line.to).await,
     }
 }
 

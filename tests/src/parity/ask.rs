@@ -221,6 +221,7 @@ impl Asking {
         match self.protocol {
             Protocol::Tcp => self.client.http(self.to).await,
             Protocol::Udp => self.client.datagrams(self.to, self.source).await?.ask().await,
+            Protocol::Sctp => self.client.sctp(self.to).await,
         }
     }
 

@@ -341,6 +341,7 @@ impl<'a> Play<'a> {
         match self.case.protocol {
             Protocol::Tcp => name.to_owned(),
             Protocol::Udp => format!("{name}-udp"),
+            Protocol::Sctp => format!("{name}-sctp"),
         }
     }
 
