@@ -24,6 +24,7 @@ mod residue;
 mod round;
 mod scene;
 mod state;
+mod stray;
 
 pub use address::{CLUSTER_CIDR, Pair};
 pub use agent::{Agent, AgentCommand};
@@ -44,3 +45,4 @@ pub use residue::Inventory;
 pub use round::{Effort, Fault, Found, go_round};
 pub use scene::{Scene, SceneOptions, agent_binary, agent_in};
 pub use state::{ClusterState, NamedPort, PodState, ports_of};
+pub use stray::StrayServer;

@@ -20,7 +20,7 @@ use super::{
 };
 
 /// How many cases run at the same time. Most of their time they wait.
-const AT_ONCE: usize = 6;
+const AT_ONCE: usize = 8;
 
 /// How long a case may take in all.
 const CASE_WITHIN: Duration = Duration::from_mins(6);

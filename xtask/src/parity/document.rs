@@ -6,17 +6,16 @@ use std::{
     fs,
 };
 
-use anyhow::{Context, Result, ensure};
-use svclb_tests::parity::{Family, Report, Subject, Verdict};
+use anyhow::{Context, Result};
+use svclb_tests::parity::{Family, Report, Subject, Verdict, catalogue};
 
 use crate::{process, repository};
 
 /// The document, from the top of the repository.
 const PATH: &str = "docs/conformance.md";
 
-/// Writes the document. A run in which svclb failed is none to write down.
+/// Writes the document.
 pub(super) fn write(report: &Report) -> Result<()> {
-    ensure!(report.is_good(), "{PATH} is not written: svclb failed scenarios");
     let date = process::answer("date", ["-u", "+%Y-%m-%d"]).context("ask for the date")?;
     let file = repository::root().join(PATH);
     fs::write(&file, text(report, &date)).with_context(|| format!("writing {}", file.display()))
@@ -111,6 +110,8 @@ svclb does not. The numbers are those of the scenarios below.
     for (scenario, number) in in_order {
         writeln!(text, "{number}. {scenario}").expect("a String takes everything");
     }
+    text.push_str("\n## Where svclb does otherwise\n\n");
+    text.push_str(&list(failed(report, Subject::Svclb)));
     text.push_str("\n## Where kube-proxy does otherwise\n\n");
     let mut reasons = BTreeSet::new();
     for row in &report.rows {
@@ -121,5 +122,31 @@ svclb does not. The numbers are those of the scenarios below.
         }
     }
     text.extend(reasons);
+    for &other in &others {
+        text.extend(failed(report, other).map(|line| format!("- {other}, {line}; the reason is not known.\n")));
+    }
+    let tests = catalogue::all().filter(|test| matches!(test.about, catalogue::About::Traffic(_))).count();
+    write!(
+        text,
+        "\n## Kubernetes' own tests\n\nOf the tests of Kubernetes' end-to-end suite for the network {tests} are about traffic \
+         to Services. Without a scenario:\n\n{}",
+        list(report.without_scenario.iter().map(|name| format!("`{name}`")))
+    )
+    .expect("a String takes everything");
     text
+}
+
+/// The scenarios that a subject failed, with their cases.
+fn failed(report: &Report, subject: Subject) -> impl Iterator<Item = String> {
+    let mut cases = BTreeMap::<&str, Vec<String>>::new();
+    for row in report.rows.iter().filter(|row| row.verdicts.get(&subject).is_some_and(Verdict::is_failure)) {
+        cases.entry(row.scenario).or_default().push(row.case.to_string());
+    }
+    cases.into_iter().map(|(scenario, cases)| format!("\"{scenario}\" ({})", cases.join(", ")))
+}
+
+/// A list in Markdown, which says so when it is empty.
+fn list(lines: impl Iterator<Item = String>) -> String {
+    let listed = lines.fold(String::new(), |text, line| text + "- " + &line + "\n");
+    if listed.is_empty() { "None.\n".to_owned() } else { listed }
 }

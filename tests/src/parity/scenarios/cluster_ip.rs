@@ -1,14 +1,19 @@
 //! Cluster addresses: who reaches which endpoints, and as whom.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
-use crate::parity::{
-    Family, Scenario, Turn,
-    objects::NewPod,
-    play::{Asker, Play, only, web},
-    scenario::{TCP, TCP_AND_UDP},
-    stage::{HOST, HOST_PORT, NODES, PORT, WEB},
+use crate::{
+    net::{Client, StrayServer},
+    parity::{
+        Differs, Family, Scenario, Subject, Turn,
+        objects::NewPod,
+        play::{Asker, Play, only, web},
+        scenario::{TCP, TCP_AND_UDP},
+        stage::{HOST, HOST_PORT, NODES, PORT, WEB},
+    },
 };
 
 pub(super) const SCENARIOS: &[Scenario] = &[
@@ -123,6 +128,23 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         turn: Turn::Shared,
         differs: &[],
         run: |play| Box::pin(routed_from_outside(play)),
+    },
+    Scenario {
+        name: "segments outside of the window do not break a connection",
+        upstream: &[
+            "conntrack.go: proxy implementation should not be vulnerable to the invalid conntrack state bug [Privileged]",
+        ],
+        fields: &["clusterIPs"],
+        paths: &["pod -> cluster IP"],
+        families: Family::BOTH,
+        protocols: TCP,
+        turn: Turn::Shared,
+        differs: &[Differs::always(
+            Subject::KubeProxyNftables,
+            "connection tracking does not translate such a segment, so the client sees one of a stranger and answers \
+             with a reset, which the server takes for its own; the iptables mode drops it on the way",
+        )],
+        run: |play| Box::pin(stray_segments(play)),
     },
     Scenario {
         name: "a cluster IP does not answer pings",
@@ -282,5 +304,23 @@ async fn pings(play: &Play<'_>) -> Result<()> {
         // 1: no answer, 2: it could not even ask.
         ensure!(!output.status.success(), "from {asker}: {} answers pings", to.ip());
     }
+    Ok(())
+}
+
+async fn stray_segments(play: &Play<'_>) -> Result<()> {
+    let pod = play.pod(NewPod::new("web", 1).port("http", 8080)).await?;
+    let ports = json!([{"port": 80, "targetPort": 8080}]);
+    let service = play.service("web", json!({"selector": play.own_pods(), "ports": ports})).await?;
+    let to = play.cluster_ip(&service, 80)?;
+    play.ask(Asker::Pod(3), to)?.answered_by(&only(&[&pod])).await?;
+
+    let strays = StrayServer::listen(&pod.place.netns)?;
+    let client = Client::new(&play.netns(Asker::Pod(3))?, Duration::from_secs(2));
+    let mut connection = client.connect(to).await.context("open a connection")?;
+    for round in 1..=10 {
+        let reply = connection.ask().await.with_context(|| format!("after {} rounds of strays", round - 1))?;
+        strays.send(reply.answer.local, reply.answer.client, 3)?;
+    }
+    connection.ask().await.context("after all strays")?;
     Ok(())
 }
