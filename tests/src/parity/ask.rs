@@ -75,10 +75,12 @@ impl Asking {
         }
     }
 
-    /// Waits longer for a subject to follow: where it has to find its API server again, or to look for itself.
+    /// Waits longer for a subject to follow: where it has to find its API server again, or to look for itself. What is
+    /// known not to come is not waited for longer.
     #[must_use]
     pub fn within(self, patience: Duration) -> Self {
-        Self { patience: self.patience.max(patience), ..self }
+        let patience = if self.patience == IN_VAIN { IN_VAIN } else { self.patience.max(patience) };
+        Self { patience, ..self }
     }
 
     /// With datagrams of this one source port, each from a socket of its own.
