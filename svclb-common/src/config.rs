@@ -19,6 +19,9 @@ pub struct Prefix<A> {
 /// Prefixes of each family in `--cluster-cidr` that CONFIG has room for.
 pub const CLUSTER_CIDRS: usize = 4;
 
+/// Prefixes of each family that Services get cluster IPs from, and that CONFIG has room for.
+pub const SERVICE_CIDRS: usize = 8;
+
 /// Flags of [`Config::flags`].
 pub mod flag {
     /// Masquerade every request to a cluster IP (kube-proxy's `masqueradeAll`).
@@ -30,6 +33,11 @@ pub mod flag {
     pub const CLUSTER_CIDRS6: u32 = 4;
     /// The active half of the interest bitmaps is the second one.
     pub const SECOND_HALF: u32 = 8;
+    /// What is local is told by the device alone ([`crate::schema::Device::local`]): what comes by another is
+    /// masqueraded when it uses a cluster IP.
+    pub const LOCAL_BY_DEVICE: u32 = 16;
+    /// Echo requests to Service addresses are answered.
+    pub const PING_SERVICES: u32 = 32;
 }
 
 /// The one value of CONFIG.
@@ -64,6 +72,12 @@ pub struct Config {
     pub cluster_cidrs4: [Prefix<Addr4>; CLUSTER_CIDRS],
     /// `--cluster-cidr` of IPv6.
     pub cluster_cidrs6: [Prefix<Addr6>; CLUSTER_CIDRS],
+    /// Prefixes of cluster IPs of IPv4.
+    pub service_cidrs4: [Prefix<Addr4>; SERVICE_CIDRS],
+    /// Prefixes of cluster IPs of IPv6.
+    pub service_cidrs6: [Prefix<Addr6>; SERVICE_CIDRS],
+    /// How many of them there are, of IPv4 and IPv6.
+    pub service_cidrs: [u32; 2],
     /// The kernel's cookie of the network namespace whose processes are served; 0 without socket load balancing.
     pub namespace: u64,
     /// The node's address: the client that its processes are to source ranges and session affinity. 0 without one.
@@ -97,21 +111,29 @@ impl Config {
 /// Whether `--cluster-cidr` names prefixes of this family, and whether one of them holds `address`.
 #[inline(always)]
 pub fn in_cluster_cidrs<A: Address>(config: &Config, address: A) -> (bool, bool) {
-    // The family is a constant, so one of the branches is no code at all.
-    let (low, high) = address.words();
-    if A::IS_V6 {
-        let address = Addr6([low as u32, (low >> 32) as u32, high as u32, (high >> 32) as u32]);
-        (
-            config.has(flag::CLUSTER_CIDRS6),
-            config.cluster_cidrs6.iter().any(|prefix| address.within(prefix.network, prefix.mask)),
-        )
-    } else {
-        let address = Addr4(low as u32);
-        (
-            config.has(flag::CLUSTER_CIDRS4),
-            config.cluster_cidrs4.iter().any(|prefix| address.within(prefix.network, prefix.mask)),
-        )
+    let given = config.has(if A::IS_V6 { flag::CLUSTER_CIDRS6 } else { flag::CLUSTER_CIDRS4 });
+    let both = config.cluster_cidrs4.iter().zip(&config.cluster_cidrs6);
+    (given, both.into_iter().any(|(four, six)| holds(four, six, address)))
+}
+
+/// Whether the prefix of the address's family holds it. The family is a constant, so the other one is no code at all.
+#[inline(always)]
+fn holds<A: Address>(four: &Prefix<Addr4>, six: &Prefix<Addr6>, address: A) -> bool {
+    address.within(A::either(four.network, six.network), A::either(four.mask, six.mask))
+}
+
+/// Whether a prefix that Services get cluster IPs from holds `address`. Cost: a comparison for each prefix, mostly one.
+#[inline(always)]
+pub fn in_service_cidrs<A: Address>(config: &Config, address: A) -> bool {
+    let count = config.service_cidrs[A::IS_V6 as usize] as usize;
+    let mut at = 0;
+    while at < SERVICE_CIDRS && at < count {
+        if holds(&config.service_cidrs4[at], &config.service_cidrs6[at], address) {
+            return true;
+        }
+        at += 1;
     }
+    false
 }
 
 /// Sizes of the maps, set when the object is loaded; powers of two where a hash picks the place.

@@ -64,12 +64,19 @@ pub fn is_backend<A: Address, E: Env + Tables<A>>(env: &E, hash: u64) -> bool {
     Tables::<A>::interest_backend(env, backend::<A>(config, active_half(config), hash))
 }
 
+/// Whether an address may be a frontend with all its ports. Cost: a hash and a bit.
+#[inline(always)]
+pub fn is_frontend_address<A: Address, E: Env + Tables<A>>(env: &E, address: A) -> bool {
+    let config = env.config();
+    Tables::<A>::interest_frontend(env, frontend_address(config, active_half(config), address))
+}
+
 /// Whether an endpoint may be a frontend. Cost: two hashes and two bits.
 #[inline(always)]
 pub fn is_frontend<A: Address, E: Env + Tables<A>>(env: &E, endpoint: Endpoint<A>, protocol: u8) -> bool {
     let config = env.config();
     let half = active_half(config);
-    Tables::<A>::interest_frontend(env, frontend_address(config, half, endpoint.address))
+    is_frontend_address(env, endpoint.address)
         || Tables::<A>::interest_frontend(env, node_port(config, half, endpoint.address, endpoint.port, protocol))
 }
 

@@ -137,7 +137,7 @@ pub struct Headers<A> {
     pub l4: usize,
     /// Bytes from the transport header to the end of the IP packet.
     pub payload: u32,
-    /// Protocol: TCP, UDP, SCTP or this family's ICMP.
+    /// Protocol.
     pub protocol: u8,
     /// What the packet says of its connection: the flags of TCP, [`sctp::signal`] of SCTP; 0 else.
     pub signal: u8,
@@ -211,7 +211,8 @@ struct Ports {
     destination: Be16,
 }
 
-/// Reads network and transport header. A function of its own, so that its buffers are off the stack again
+/// Reads network and transport header. Of a protocol without ports ([`Counter::OtherProtocol`]) the network header is
+/// there. A function of its own, so that its buffers are off the stack again
 /// when the packet goes on.
 #[inline(never)]
 pub fn headers<A: Network, P: Packet>(packet: &P, l3: usize, headers: &mut Headers<A>) -> Result<(), Counter> {
@@ -231,11 +232,11 @@ pub fn headers<A: Network, P: Packet>(packet: &P, l3: usize, headers: &mut Heade
         }
         (source_port, destination_port) = (sctp.source, sctp.destination);
         signal = chunks::signal(packet, &sctp, l4, network.payload);
-    } else if network.protocol != A::ICMP {
-        return Err(Counter::OtherProtocol);
     }
+    let known =
+        matches!(network.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) || network.protocol == A::ICMP;
     *headers = Headers::new(network, l3, source_port, destination_port, signal);
-    Ok(())
+    if known { Ok(()) } else { Err(Counter::OtherProtocol) }
 }
 
 /// Ports quoted in an ICMP error: the first four bytes of the transport header are always there

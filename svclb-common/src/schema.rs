@@ -70,7 +70,7 @@ plain! {
     Details<Addr4>: WAYS * 12,
     Details<Addr6>: WAYS * 24,
     RefusalBudget: 4 + 4,
-    crate::config::Config: 4 + 4 + 8 + 2 + 2 + 4 + 4 + 4 + 2 * 8 + 2 * 8 + 4 * 16 + 4 * 8 + 4 * 32 + 8 + 4 + 16 + 4,
+    crate::config::Config: 4 + 4 + 8 + 2 + 2 + 4 + 4 + 4 + 2 * 8 + 2 * 8 + 4 * 16 + 4 * 8 + 4 * 32 + 8 * 8 + 8 * 32 + 2 * 4 + 8 + 4 + 16 + 4,
 }
 
 /// Ways of a bucket: 0.4 % of the flows spill at 40 % load (2 % with 4 ways). With its head a bucket then is 256
@@ -78,8 +78,8 @@ plain! {
 pub const WAYS: usize = 7;
 const _: () = assert!(size_of::<Bucket<Addr4>>() == 256 && size_of::<Bucket<Addr6>>() == 512);
 
-/// What a client addresses, the key of SERVICES. A key whose port and protocol are 0 marks the address
-/// itself as a cluster IP, whose other ports are refused.
+/// What a client addresses, the key of SERVICES. A key whose port and protocol are 0 marks the address itself: as a
+/// cluster IP, whose other ports are refused, or as another one that answers echo requests.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, FromBytes, Immutable, KnownLayout)]
 pub struct ServiceKey<A> {
@@ -100,9 +100,9 @@ impl<A: Address> ServiceKey<A> {
         Self { address, port, protocol, zero: 0 }
     }
 
-    /// Key that marks a cluster IP.
+    /// Key that marks an address as a Service's ([`crate::service::scope::is_mark`]).
     #[inline(always)]
-    pub const fn cluster_ip(address: A) -> Self {
+    pub const fn whole(address: A) -> Self {
         Self { address, port: Be16::ZERO, protocol: 0, zero: 0 }
     }
 }
@@ -354,8 +354,8 @@ pub struct Masquerade<A> {
 pub struct Device {
     /// One of [`crate::service::role`].
     pub role: u8,
-    /// Always 0.
-    pub zero: u8,
+    /// 1 if what enters here is local traffic, else 0.
+    pub local: u8,
     /// On a bridge port: the bridge's MAC address, to which replies are lifted. Else zero.
     pub lift: Mac,
     /// Always 0.

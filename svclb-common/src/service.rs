@@ -18,6 +18,14 @@ pub mod scope {
     pub const EXTERNAL: u8 = 3;
     /// Marks a cluster IP as such (key with port 0); belongs to no Service port.
     pub const CLUSTER_ADDRESS: u8 = 4;
+    /// The same for a load balancer's address or an external IP, where echo requests to it are answered.
+    pub const OTHER_ADDRESS: u8 = 5;
+
+    /// Whether a frontend is such a mark, which belongs to no Service port.
+    #[inline(always)]
+    pub const fn is_mark(scope: u8) -> bool {
+        scope >= CLUSTER_ADDRESS
+    }
 }
 
 /// Flags of a Service port.
@@ -53,7 +61,7 @@ pub mod backend_flag {
 pub mod role {
     /// Leads out of the node.
     pub const NODE: u8 = 1;
-    /// Leads to pods: what enters here is local traffic.
+    /// Leads to pods.
     pub const POD: u8 = 2;
     /// A tunnel between nodes.
     pub const TUNNEL: u8 = 3;
@@ -81,10 +89,35 @@ pub fn frontend<A: Address, E: Env + Tables<A>>(env: &E, at: Endpoint<A>, protoc
         seen if seen.is_found() => return Frontend::Port(found),
         _ => {}
     }
-    match frontend_table::find(env, &ServiceKey::cluster_ip(at.address), &mut found) {
-        Peek::BUSY => Frontend::Unsettled,
-        seen if seen.is_found() => Frontend::UnknownPort,
-        _ => Frontend::None,
+    match whole_address(env, at.address) {
+        Whole::ClusterIp => Frontend::UnknownPort,
+        Whole::Unsettled => Frontend::Unsettled,
+        Whole::None | Whole::Other => Frontend::None,
+    }
+}
+
+/// What SERVICES says of an address as such, whatever the port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whole {
+    /// Nothing: no Service, or only some ports of it.
+    None,
+    /// A cluster IP, which is a Service's with all its ports.
+    ClusterIp,
+    /// A load balancer's address or an external IP, which answers echo requests.
+    Other,
+    /// The agent kept writing while it was read.
+    Unsettled,
+}
+
+/// Looks up an address as such. Cost: one bucket of SERVICES, seldom two.
+#[inline(always)]
+pub fn whole_address<A: Address, E: Env + Tables<A>>(env: &E, address: A) -> Whole {
+    let mut found = ServiceRef::default();
+    match frontend_table::find(env, &ServiceKey::whole(address), &mut found) {
+        Peek::BUSY => Whole::Unsettled,
+        seen if !seen.is_found() => Whole::None,
+        _ if found.scope == scope::CLUSTER_ADDRESS => Whole::ClusterIp,
+        _ => Whole::Other,
     }
 }
 

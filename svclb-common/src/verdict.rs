@@ -11,6 +11,8 @@ pub enum Verdict {
     /// The packet was turned into its own answer (TCP reset, ICMP port unreachable) and goes back out
     /// of the device it came from.
     Refuse(Refusal),
+    /// The packet was turned into the answer that it asks for and goes back as a refusal does.
+    Answer,
     /// Dropped, for the reason given.
     Drop(DropReason),
 }
@@ -26,6 +28,7 @@ impl Verdict {
         match self {
             Self::Pass => 0,
             Self::Translate => 1,
+            Self::Answer => 2,
             Self::Refuse(why) => Self::REFUSE | why as u16,
             Self::Drop(reason) => Self::DROP | reason as u16,
         }
@@ -41,6 +44,7 @@ impl Verdict {
             Self::REFUSE if number == Refusal::StaleAssociation as u8 => Self::Refuse(Refusal::StaleAssociation),
             Self::REFUSE => Self::Refuse(Refusal::NoEndpoint),
             _ if number == 1 => Self::Translate,
+            _ if number == 2 => Self::Answer,
             _ => Self::Pass,
         }
     }
@@ -122,6 +126,8 @@ counters! {
     SocketTranslated = 16 "socket_translated",
     /// Peers shown to this node's own processes that became the frontend.
     SocketPeerTranslated = 17 "socket_peer_translated",
+    /// Echo requests to a Service address that were answered.
+    PingAnswered = 18 "ping_answered",
     /// Flows made.
     FlowCreated = 20 "flow_created",
     /// Flows that replaced an older flow of the same client and frontend.
@@ -138,7 +144,7 @@ counters! {
     AffinityFull = 26 "affinity_full",
     /// Refused with a reset or an ICMP error: the Service has no endpoint.
     RefusedNoEndpoint = 30 "refused_no_endpoint",
-    /// Refused with a reset or an ICMP error: no Service has this port of a cluster IP.
+    /// Refused with a reset or an ICMP error: no Service has this port of a cluster IP, or the protocol has no ports.
     RefusedUnknownPort = 31 "refused_unknown_port",
     /// Connections and datagrams of this node's own processes that nobody serves, refused by an error at once.
     RefusedSocket = 32 "refused_socket",
@@ -166,6 +172,9 @@ counters! {
     Inconsistent = 49 "drop_inconsistent",
     /// Drop: the packet could not be written.
     Unwritable = 50 "drop_unwritable",
+    /// Drop: about to leave the node for an address that only Services have, and nobody has translated it. No Service
+    /// has the address, or it was sent in a way that is not served.
+    NobodysAddress = 51 "drop_nobodys_address",
 }
 
 /// Slots in COUNTERS: room for numbers to come.
@@ -197,6 +206,8 @@ pub enum DropReason {
     Inconsistent = Counter::Inconsistent as u8,
     /// See [`Counter::Unwritable`].
     Unwritable = Counter::Unwritable as u8,
+    /// See [`Counter::NobodysAddress`].
+    NobodysAddress = Counter::NobodysAddress as u8,
 }
 
 impl DropReason {
@@ -213,6 +224,7 @@ impl DropReason {
         Self::NotAnswered,
         Self::Inconsistent,
         Self::Unwritable,
+        Self::NobodysAddress,
     ];
 
     #[inline(always)]
@@ -234,7 +246,7 @@ mod tests {
 
     #[test]
     fn verdicts_survive_being_numbers() {
-        let plain = [Verdict::Pass, Verdict::Translate];
+        let plain = [Verdict::Pass, Verdict::Translate, Verdict::Answer];
         let refusals = [Refusal::NoEndpoint, Refusal::UnknownPort, Refusal::StaleAssociation].map(Verdict::Refuse);
         let drops = DropReason::ALL.iter().copied().map(Verdict::Drop);
         for verdict in plain.into_iter().chain(refusals).chain(drops) {

@@ -22,7 +22,7 @@ fn action(skb: &Skb, verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass | Verdict::Translate => NEXT,
         // SAFETY: a helper on plain numbers. The answer leaves by the device that the packet came from.
-        Verdict::Refuse(_) => unsafe { bpf_redirect(skb.device(), 0) as i32 },
+        Verdict::Refuse(_) | Verdict::Answer => unsafe { bpf_redirect(skb.device(), 0) as i32 },
         Verdict::Drop(_) => TC_ACT_SHOT as i32,
     }
 }

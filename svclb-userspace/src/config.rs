@@ -12,6 +12,7 @@ mod kube_proxy_flags;
 mod tests;
 mod values;
 
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -25,6 +26,7 @@ use svclb_common::config::{CLUSTER_CIDRS, Sizes};
 use crate::bpf::attach;
 use crate::desired::datapath_config::Settings;
 use crate::desired::node_ports;
+use crate::host::LocalDevices;
 use crate::model::Family;
 pub use conntrack::Conntrack;
 use kube_proxy_flags::KubeProxyFlags;
@@ -73,10 +75,18 @@ pub struct AgentOptions {
     /// Prefixes of the cluster's pods: sources outside are masqueraded when they use a cluster IP.
     #[arg(long, env = "SVCLB_CLUSTER_CIDR", value_delimiter = ',', value_name = "CIDR,...")]
     pub cluster_cidr: Vec<IpNet>,
-    /// Which sources are local: those in --cluster-cidr, or in the podCIDRs of this node's Node object. Modes
-    /// by device (BridgeInterface, InterfaceNamePrefix) are taken only with --cluster-cidr, which stands in.
-    #[arg(long, env = "SVCLB_DETECT_LOCAL_MODE", value_name = "ClusterCIDR|NodeCIDR")]
+    /// Which sources are local: those in --cluster-cidr (ClusterCIDR), in the podCIDRs of this node's Node object
+    /// (NodeCIDR), those that come by --pod-bridge-interface (BridgeInterface), or by a device of
+    /// --pod-interface-name-prefix (InterfaceNamePrefix).
+    #[arg(long, env = "SVCLB_DETECT_LOCAL_MODE", value_name = "MODE")]
     pub detect_local_mode: Option<LocalMode>,
+    /// The bridge of the pods, for --detect-local-mode BridgeInterface.
+    #[arg(long, env = "SVCLB_POD_BRIDGE_INTERFACE", value_name = "NAME")]
+    pub pod_bridge_interface: Option<String>,
+    /// How the names of the pods' devices begin, for --detect-local-mode InterfaceNamePrefix. A port of a bridge
+    /// counts as its bridge does.
+    #[arg(long, env = "SVCLB_POD_INTERFACE_NAME_PREFIX", value_name = "PREFIX")]
+    pub pod_interface_name_prefix: Option<String>,
     /// Masquerade everything that uses a cluster IP.
     #[arg(
         long,
@@ -96,9 +106,22 @@ pub struct AgentOptions {
     /// nftables means primary.
     #[arg(long, env = "SVCLB_PROXY_MODE", value_name = "MODE")]
     pub proxy_mode: Option<ProxyMode>,
-    /// External IPs of Services are served only inside these prefixes; without any, none is served.
-    #[arg(long, env = "SVCLB_EXTERNAL_IP_CIDRS", value_delimiter = ',', value_name = "CIDR,...")]
-    pub external_ip_cidrs: Vec<IpNet>,
+    /// External IPs of Services are served only inside these prefixes, or not at all (none). All are served if not
+    /// given, as by kube-proxy: whoever may create Services can take any address's traffic then, unless the API
+    /// server denies external IPs.
+    #[arg(long, env = "SVCLB_EXTERNAL_IP_CIDRS", value_delimiter = ',', value_name = "CIDR,...|none")]
+    pub external_ip_cidrs: Vec<ExternalIps>,
+    /// Answer echo requests (ping) to cluster IPs, load balancer addresses and external IPs.
+    #[arg(
+        long,
+        env = "SVCLB_PING_SERVICES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true",
+        value_parser = BoolishValueParser::new(),
+        value_name = "BOOL"
+    )]
+    pub ping_services: Option<bool>,
     /// Names of the devices that lead out of the node; found by their kind if not given.
     #[arg(long, env = "SVCLB_DEVICES", value_name = "REGEX")]
     pub devices: Option<Regex>,
@@ -150,9 +173,9 @@ pub enum LocalMode {
     ClusterCidr,
     /// It is in the podCIDRs of the own Node.
     NodeCidr,
-    /// It comes by a bridge: not possible here.
+    /// It comes by `--pod-bridge-interface`.
     BridgeInterface,
-    /// It comes by a device whose name begins so: not possible here.
+    /// It comes by a device whose name begins with `--pod-interface-name-prefix`.
     InterfaceNamePrefix,
 }
 
@@ -175,6 +198,37 @@ impl FromStr for LocalMode {
     fn from_str(text: &str) -> Result<Self, String> {
         let mode = Self::ALL.into_iter().find(|(_, name)| *name == text).map(|(mode, _)| mode);
         mode.ok_or_else(|| "not one of ClusterCIDR, NodeCIDR, BridgeInterface, InterfaceNamePrefix".to_owned())
+    }
+}
+
+/// An entry of `--external-ip-cidrs`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ExternalIps {
+    /// Those inside are served.
+    Inside(IpNet),
+    /// No others are.
+    None,
+}
+
+impl fmt::Display for ExternalIps {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inside(cidr) => write!(f, "{cidr}"),
+            Self::None => f.write_str("none"),
+        }
+    }
+}
+
+impl FromStr for ExternalIps {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self::None);
+        }
+        text.parse()
+            .map(Self::Inside)
+            .map_err(|error| format!("neither a prefix such as 203.0.113.0/24 nor none: {error}"))
     }
 }
 
@@ -314,18 +368,24 @@ impl AgentOptions {
         Ok(())
     }
 
-    /// Whether local sources can be told as wanted. An agent that cannot would not masquerade what
-    /// kube-proxy does, without a sign, so it does not start.
+    /// Whether it is said what is local. An agent that does not know would not masquerade what kube-proxy does, without
+    /// a sign, so it does not start.
     fn check_local(&self) -> Result<Option<String>, OptionsError> {
         let Some(mode) = self.detect_local_mode else { return Ok(None) };
-        let name = mode.name();
+        let by_device = self.local_devices() != LocalDevices::Pods;
         match (mode, self.cluster_cidr.is_empty()) {
-            (LocalMode::BridgeInterface | LocalMode::InterfaceNamePrefix, true) => Err(OptionsError(format!(
-                "--detect-local-mode {name} is not possible here: name the pods' prefixes with --cluster-cidr, which \
-                 then tell what is local, or use NodeCIDR"
-            ))),
-            (LocalMode::BridgeInterface | LocalMode::InterfaceNamePrefix, false) => {
-                Ok(Some(format!("--detect-local-mode {name} is not possible here: what --cluster-cidr names is local")))
+            (LocalMode::BridgeInterface, _) if !by_device => Err(OptionsError(
+                "--detect-local-mode BridgeInterface: name the bridge with --pod-bridge-interface \
+                 (detectLocal.bridgeInterface in the file)"
+                    .to_owned(),
+            )),
+            (LocalMode::InterfaceNamePrefix, _) if !by_device => Err(OptionsError(
+                "--detect-local-mode InterfaceNamePrefix: say how the names begin with --pod-interface-name-prefix \
+                 (detectLocal.interfaceNamePrefix in the file)"
+                    .to_owned(),
+            )),
+            (LocalMode::BridgeInterface | LocalMode::InterfaceNamePrefix, empty) => {
+                Ok((!empty).then(|| format!("--detect-local-mode {}: --cluster-cidr is not used", mode.name())))
             }
             (LocalMode::ClusterCidr, true) => Ok(Some(
                 "--detect-local-mode ClusterCIDR without --cluster-cidr: no source is local, and none is masqueraded \
@@ -346,6 +406,31 @@ impl AgentOptions {
             _ => nix::sys::utsname::uname()?.nodename().to_string_lossy().into_owned(),
         };
         Ok(name.trim().to_lowercase())
+    }
+
+    /// By which devices local traffic comes.
+    pub fn local_devices(&self) -> LocalDevices {
+        let given = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+        match self.detect_local_mode {
+            Some(LocalMode::BridgeInterface) => given(&self.pod_bridge_interface).map(LocalDevices::Bridge),
+            Some(LocalMode::InterfaceNamePrefix) => {
+                given(&self.pod_interface_name_prefix).map(LocalDevices::NamePrefix)
+            }
+            None | Some(LocalMode::ClusterCidr | LocalMode::NodeCidr) => None,
+        }
+        .unwrap_or_default()
+    }
+
+    /// Inside which prefixes external IPs are served; `None` for everywhere.
+    pub fn external_ips(&self) -> Option<Vec<IpNet>> {
+        if self.without_meaning.no_external_ips {
+            return Some(Vec::new());
+        }
+        let inside = self.external_ip_cidrs.iter().filter_map(|entry| match entry {
+            ExternalIps::Inside(cidr) => Some(*cidr),
+            ExternalIps::None => None,
+        });
+        (!self.external_ip_cidrs.is_empty()).then(|| inside.collect())
     }
 
     /// On which addresses node ports are served.
@@ -392,8 +477,12 @@ impl AgentOptions {
     /// Settings of the packet path.
     pub fn settings(&self) -> Settings {
         let by_node = self.detect_local_mode == Some(LocalMode::NodeCidr);
+        let local_by_device = self.local_devices() != LocalDevices::Pods;
+        let cidrs = if local_by_device { &[][..] } else { &self.cluster_cidr };
         Settings {
-            cluster_cidrs: (!by_node).then(|| self.cluster_cidr.iter().map(IpNet::trunc).collect()),
+            cluster_cidrs: (!by_node).then(|| cidrs.iter().map(IpNet::trunc).collect()),
+            local_by_device,
+            ping_services: self.ping_services.unwrap_or(false),
             masquerade_all: self.masquerade_all.unwrap_or(false),
             timeouts: self.conntrack.flow_timeouts(),
             namespace: 0,

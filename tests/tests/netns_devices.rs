@@ -63,6 +63,7 @@ fn devices_of_all_kinds_are_taken_for_what_they_are() {
         let tunnel4 = Some("10.244.1.2".parse().expect("an address"));
         let plain = Hooks {
             role: Role::Pod,
+            local: true,
             ingress: Ingress::Ethernet,
             egress: Egress::Ethernet,
             lift: None,
@@ -71,7 +72,7 @@ fn devices_of_all_kinds_are_taken_for_what_they_are() {
         };
         let bare = Hooks { egress: Egress::BareIp, ..plain };
         let cases = [
-            ("eth0", Hooks { role: Role::Node, ..plain }),
+            ("eth0", Hooks { role: Role::Node, local: false, ..plain }),
             ("pod1", plain),
             ("cni0", Hooks { ingress: Ingress::Stacked, masquerade4: bridge4, ..plain }),
             (
@@ -83,10 +84,13 @@ fn devices_of_all_kinds_are_taken_for_what_they_are() {
                     ..plain
                 },
             ),
-            ("shim0", Hooks { role: Role::Node, ingress: Ingress::Stacked, ..plain }),
-            ("vxlan0", Hooks { role: Role::Tunnel, ingress: Ingress::Stacked, masquerade4: tunnel4, ..plain }),
+            ("shim0", Hooks { role: Role::Node, local: false, ingress: Ingress::Stacked, ..plain }),
+            (
+                "vxlan0",
+                Hooks { role: Role::Tunnel, local: false, ingress: Ingress::Stacked, masquerade4: tunnel4, ..plain },
+            ),
             ("tap0", plain),
-            ("tun0", Hooks { role: Role::Tunnel, ingress: Ingress::BareIp, ..bare }),
+            ("tun0", Hooks { role: Role::Tunnel, local: false, ingress: Ingress::BareIp, ..bare }),
         ];
         for (name, expected) in cases {
             told.hooks(name, |hooks| *hooks == expected);
@@ -98,13 +102,15 @@ fn devices_of_all_kinds_are_taken_for_what_they_are() {
         }
         if exists(&netns, "link add vlan7 link eth0 type vlan id 7") {
             netns.ip("link set vlan7 up\n").expect("switch the VLAN on");
-            told.hooks("vlan7", |hooks| *hooks == Hooks { role: Role::Node, ingress: Ingress::Stacked, ..plain });
+            told.hooks("vlan7", |hooks| {
+                *hooks == Hooks { role: Role::Node, local: false, ingress: Ingress::Stacked, ..plain }
+            });
         }
         if exists(&netns, "link add ipip7 type ipip local 192.0.2.11 remote 192.0.2.12") {
             told.left("ipip7", &Reason::Unused);
             netns.ip("link set ipip7 up\n").expect("switch the tunnel on");
             told.hooks("ipip7", |hooks| {
-                *hooks == Hooks { role: Role::Tunnel, ingress: Ingress::StackedBareIp, ..bare }
+                *hooks == Hooks { role: Role::Tunnel, local: false, ingress: Ingress::StackedBareIp, ..bare }
             });
         }
 

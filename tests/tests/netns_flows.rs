@@ -126,8 +126,8 @@ fn flags(settings: &Settings) -> Vec<String> {
         "--nodeport-addresses".to_owned(),
         list(settings.node.node_ports.iter().map(ToString::to_string).collect()),
     ];
-    if !settings.node.external_ip_cidrs.is_empty() {
-        let cidrs = settings.node.external_ip_cidrs.iter().map(ToString::to_string).collect();
+    if let Some(cidrs) = &settings.node.external_ip_cidrs {
+        let cidrs = cidrs.iter().map(ToString::to_string).collect();
         flags.extend(["--external-ip-cidrs".to_owned(), list(cidrs)]);
     }
     if settings.masquerade_all {

@@ -9,7 +9,8 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::net::{IpAddr, SocketAddr};
-use svclb_common::config::flag as config_flag;
+use svclb_common::addr::{Addr4, Addr6};
+use svclb_common::config::{Prefix, flag as config_flag};
 use svclb_common::service::{flag, scope};
 use svclb_common::verdict::Counter;
 use svclb_tests::packet::{self, Frame, sctp, tcp, udp};
@@ -301,6 +302,24 @@ fn complain(
     pair.run(false, Port::Uplink, &inside.bytes);
 }
 
+/// A packet without ports, to an address of a Service or near one.
+fn portless(pair: &mut Pair, dice: &mut Dice) {
+    let v6 = dice.one_in(2);
+    let (from, specs) = (client(dice, v6).ip(), services(v6, 17));
+    let (frontend, _) = specs[dice.below(specs.len())].frontends[dice.below(4)];
+    let to = if dice.one_in(3) {
+        endpoint(if v6 { "fd00:10:96::ffff" } else { "10.96.0.255" }, 0).ip()
+    } else {
+        frontend.ip()
+    };
+    let bytes = match dice.below(4) {
+        0 => packet::gre(from, to),
+        1 => udp(SocketAddr::new(from, 9), SocketAddr::new(to, 9)).bytes(),
+        _ => packet::echo(from, to, dice.one_in(8)),
+    };
+    pair.run(dice.one_in(2), dice.of(&[Port::Pod, Port::Uplink, Port::BridgePort, Port::Bridge]), &bytes);
+}
+
 /// Something changes around the packets.
 fn change(pair: &mut Pair, dice: &mut Dice) {
     match dice.below(24) {
@@ -309,8 +328,15 @@ fn change(pair: &mut Pair, dice: &mut Dice) {
             pair.both(|world, _| world.wait(seconds));
         }
         1 | 2 => {
-            let flags = dice.of(&[0, 0, config_flag::MASQUERADE_ALL]);
-            pair.both(|world, _| world.configure(|config| config.flags = flags));
+            let flags = [0, 0, config_flag::MASQUERADE_ALL, config_flag::LOCAL_BY_DEVICE]
+                .map(|flag| if dice.one_in(2) { flag | config_flag::PING_SERVICES } else { flag });
+            let (flags, cidrs) = (dice.of(&flags), dice.below(2) as u32);
+            pair.both(|world, _| {
+                world.configure(|config| {
+                    config.flags = flags;
+                    config.service_cidrs = [cidrs, cidrs];
+                });
+            });
         }
         3 | 4 => {
             let refusals = dice.of(&[1_000_000, 1_000_000, 0]);
@@ -398,6 +424,16 @@ fn host_and_kernel_agree_byte_for_byte() {
         recent: Vec::new(),
     };
     pair.both(|world, scene| {
+        world.configure(|config| {
+            // The prefixes of the cluster IPs: 10.96.0.0/16 and fd00:10:96::/112. How many count, changes.
+            config.service_cidrs4[0] = Prefix {
+                network: Addr4(u32::from_ne_bytes([10, 96, 0, 0])),
+                mask: Addr4(u32::from_ne_bytes([255, 255, 0, 0])),
+            };
+            let network = [0xfd00_0010_u32.to_be(), 0x0096_0000_u32.to_be(), 0, 0];
+            let mask = [u32::MAX, u32::MAX, u32::MAX, 0xffff_0000_u32.to_be()];
+            config.service_cidrs6[0] = Prefix { network: Addr6(network), mask: Addr6(mask) };
+        });
         for v6 in [false, true] {
             for protocol in [TCP, UDP, SCTP] {
                 let (number, first) = base(protocol);
@@ -414,6 +450,9 @@ fn host_and_kernel_agree_byte_for_byte() {
         }
         if dice.one_in(25) {
             afresh(&mut pair, &mut dice);
+        }
+        if dice.one_in(6) {
+            portless(&mut pair, &mut dice);
         }
         step(&mut pair, &mut dice);
         if n % 1000 == 0 {

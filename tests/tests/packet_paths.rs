@@ -1,6 +1,7 @@
 //! Every path of a packet through the two hooks, on the host and in the kernel, in both families.
 
 use std::net::SocketAddr;
+use svclb_common::config::{Prefix, flag as config_flag};
 use svclb_common::service::{flag, scope};
 use svclb_common::verdict::Counter;
 use svclb_tests::packet::{self, Frame, sctp, tcp, udp};
@@ -217,6 +218,44 @@ fn local_traffic_counts_as_having_passed_the_load_balancer() {
         let seen = request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
         assert_eq!(seen.destination, net.remote);
         world.egress(Port::Uplink, &request.bytes).passed(Counter::NoService);
+    });
+}
+
+#[test]
+fn a_pod_of_another_node_is_a_client_as_those_outside() {
+    everywhere(|world, net, frame, protocol| {
+        let mut spec = service(net, protocol);
+        spec.flags = flag::EXTERNAL_LOCAL;
+        Scene::default().add(world, &spec);
+        world.configure(|config| {
+            // Every address is in them.
+            config.flags |= config_flag::CLUSTER_CIDRS4 | config_flag::CLUSTER_CIDRS6;
+            config.cluster_cidrs4[0] = Prefix::default();
+            config.cluster_cidrs6[0] = Prefix::default();
+        });
+        let request = frame(net.client, net.node_port).bytes();
+        world.ingress(Port::Uplink, &request).dropped(Counter::NoLocalEndpoint);
+        let seen = world.ingress(Port::Pod, &request).translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+        assert_eq!(seen.destination, net.remote);
+    });
+}
+
+#[test]
+fn where_devices_tell_what_is_local_the_others_are_masqueraded() {
+    everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &service(net, protocol));
+        world.configure(|config| config.flags |= config_flag::LOCAL_BY_DEVICE);
+        let request = frame(net.client, net.cluster).bytes();
+        let inside = world.ingress(Port::Pod, &request);
+        inside.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+        world.egress(Port::Uplink, &inside.bytes).passed(Counter::NoService);
+        let other = SocketAddr::new(net.client.ip(), 40_001);
+        let inside = world.ingress(Port::Uplink, &frame(other, net.cluster).bytes());
+        inside.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+        let seen = world
+            .egress(Port::Uplink, &inside.bytes)
+            .translated(&[Counter::RequestMasqueraded, Counter::MasqueradeAllocated]);
+        assert_eq!(seen.source.ip(), net.node);
     });
 }
 

@@ -8,12 +8,14 @@
 //! backend, as they do under kube-proxy.
 //!
 //! ICMP errors quote a translated packet and are translated with it ([`icmp`]); packets that nobody
-//! serves are answered by [`refuse`].
+//! serves are answered by [`refuse`]. What is sent to a Service's address and belongs to no port of it, and what is sent
+//! to an address that only Services may have, is a matter of [`portless`].
 //!
 //! Processes of the node itself are served before there is a packet ([`socket`]).
 
 pub mod icmp;
 pub mod masquerade;
+pub mod portless;
 pub mod refuse;
 pub mod reply;
 pub mod request;
@@ -117,6 +119,7 @@ fn drop<E: Env>(env: &E, reason: DropReason) -> Verdict {
         DropReason::NotAnswered => Counter::NotAnswered,
         DropReason::Inconsistent => Counter::Inconsistent,
         DropReason::Unwritable => Counter::Unwritable,
+        DropReason::NobodysAddress => Counter::NobodysAddress,
     };
     env.count(counter);
     Verdict::Drop(reason)
@@ -131,7 +134,7 @@ fn count_turned_away<A: Address, E: Env + Tables<A>>(env: &E, service: u32, verd
             drop(env, reason);
         }
         Verdict::Refuse(_) => Tables::<A>::count_service(env, service, ServiceEvent::Refused),
-        Verdict::Pass | Verdict::Translate => {}
+        Verdict::Pass | Verdict::Translate | Verdict::Answer => {}
     }
 }
 
@@ -167,6 +170,8 @@ pub fn ingress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachmen
     }
 }
 
+/// The steps that decide, and then those that turn the packet into an answer: one after the other, so that their
+/// stacks do not add up.
 #[inline(always)]
 fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     packet: &mut P,
@@ -175,16 +180,33 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     l3: usize,
     work: &mut Work<A>,
 ) -> Verdict {
-    if let Err(why) = parse::headers(packet, l3, &mut work.headers) {
-        return pass(env, why);
+    match decide_at_ingress(packet, env, attachment, l3, work) {
+        Verdict::Refuse(why) => refuse::refuse(packet, env, work, why),
+        Verdict::Answer => portless::answer(packet, env, work),
+        verdict => verdict,
     }
+}
+
+#[inline(always)]
+fn decide_at_ingress<A: Answer, P: Packet, E: Env + Tables<A>>(
+    packet: &mut P,
+    env: &E,
+    attachment: Attachment,
+    l3: usize,
+    work: &mut Work<A>,
+) -> Verdict {
     work.attachment = attachment;
     work.device = packet.device();
+    match parse::headers(packet, l3, &mut work.headers) {
+        Ok(()) => {}
+        Err(Counter::OtherProtocol) => return portless::ingress(packet, env, work, Counter::OtherProtocol),
+        Err(why) => return pass(env, why),
+    }
     let headers = &work.headers;
     if headers.protocol == A::ICMP {
         return match icmp::quoted(packet, work) {
             Ok(()) => icmp::ingress(packet, env, work),
-            Err(why) => pass(env, why),
+            Err(why) => portless::ingress(packet, env, work, why),
         };
     }
     let protocol = headers.protocol;
@@ -199,10 +221,7 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
         return verdict;
     }
     if to_frontend {
-        return match request::ingress(packet, env, work) {
-            Verdict::Refuse(why) => refuse::refuse(packet, env, work, why),
-            verdict => verdict,
-        };
+        return request::ingress(packet, env, work);
     }
     pass(env, Counter::NoService)
 }
@@ -229,14 +248,17 @@ fn egress_of<A: Network, P: Packet, E: Env + Tables<A>>(
     l3: usize,
     work: &mut Work<A>,
 ) -> Verdict {
-    if let Err(why) = parse::headers(packet, l3, &mut work.headers) {
-        return pass(env, why);
+    work.device = packet.device();
+    match parse::headers(packet, l3, &mut work.headers) {
+        Ok(()) => {}
+        Err(Counter::OtherProtocol) => return portless::egress(env, work, Counter::OtherProtocol),
+        Err(why) => return pass(env, why),
     }
     let headers = &work.headers;
     if headers.protocol == A::ICMP {
         return match icmp::quoted(packet, work) {
             Ok(()) => icmp::egress(packet, env, work),
-            Err(why) => pass(env, why),
+            Err(why) => portless::egress(env, work, why),
         };
     }
     let protocol = headers.protocol;
@@ -245,7 +267,7 @@ fn egress_of<A: Network, P: Packet, E: Env + Tables<A>>(
     let to_backend = interest::is_backend::<A, E>(env, work.receiver_hash);
     let from_backend = !headers.opens_connection() && interest::is_backend::<A, E>(env, work.sender_hash);
     if !from_backend && !to_backend {
-        return pass(env, Counter::NoService);
+        return portless::egress(env, work, Counter::NoService);
     }
     if to_backend && let Some(verdict) = masquerade::egress(packet, env, work) {
         return verdict;
@@ -253,5 +275,5 @@ fn egress_of<A: Network, P: Packet, E: Env + Tables<A>>(
     if from_backend && let Some(verdict) = reply::egress(packet, env, work) {
         return verdict;
     }
-    pass(env, Counter::NoService)
+    portless::egress(env, work, Counter::NoService)
 }

@@ -72,7 +72,7 @@ fn unanswered<A: Answer, E: Env>(env: &E, headers: &Headers<A>) -> Option<DropRe
 
 /// Swaps the MAC addresses.
 #[inline(always)]
-fn turn_around<P: Packet>(packet: &mut P) -> Option<()> {
+pub(super) fn turn_around<P: Packet>(packet: &mut P) -> Option<()> {
     let ethernet: Ethernet = packet.read(0)?;
     let macs: [Mac; 2] = [ethernet.source, ethernet.destination];
     packet.write(0, &macs)

@@ -9,8 +9,8 @@ use crate::packet::Packet;
 use crate::parse::Network;
 use crate::rewrite::{Side, rewrite};
 use crate::schema::Detail;
-use crate::select::{self, affinity};
-use crate::service::{self, role};
+use crate::select::{self, Entry, affinity};
+use crate::service;
 use crate::verdict::{Counter, DropReason, Refusal, Verdict};
 use crate::wire::protocol;
 
@@ -124,8 +124,7 @@ pub fn locate<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) {
     work.picked = false;
     let (to, protocol, source) = (work.headers.receiver(), work.headers.protocol, work.headers.source);
     let device = work.device;
-    let by_pod_device = || env.device(device).is_some_and(|device| device.role == role::POD);
-    match select::choice(env, to, protocol, source, by_pod_device, &mut work.choice) {
+    match select::choice(env, to, protocol, source, || Entry::by(env.device(device)), &mut work.choice) {
         // Nearly always that is who it will be.
         Ok(()) => work.picked = work.choice.affinity == 0 && select::pick(env, &work.choice.list, &mut work.chosen),
         Err(verdict) => work.verdict = verdict.to_bits(),

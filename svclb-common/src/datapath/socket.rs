@@ -15,7 +15,7 @@ use crate::conntrack::State;
 use crate::env::{Env, ServiceEvent, Tables};
 use crate::interest;
 use crate::schema::{SocketKey, SocketPeer, side};
-use crate::select::{self, Choice, Chosen, affinity};
+use crate::select::{self, Choice, Chosen, Entry, affinity};
 use crate::service;
 use crate::verdict::{Counter, DropReason, Verdict};
 use crate::wire::protocol;
@@ -137,7 +137,7 @@ fn begin<A: Address, E: Env + Tables<A>>(env: &E, socket: &Socket, to: Endpoint<
             Decision::Refuse
         }
         Verdict::Drop(reason) => Decision::Drop(reason),
-        Verdict::Pass | Verdict::Translate => Decision::Pass,
+        Verdict::Pass | Verdict::Translate | Verdict::Answer => Decision::Pass,
     }
 }
 
@@ -150,7 +150,7 @@ fn choose<A: Address, E: Env + Tables<A>>(
 ) -> Result<Chosen<A>, Verdict> {
     let address = if is_this_host(to.address) { A::LOOPBACK } else { to.address };
     let client = A::either(env.config().node4, env.config().node6);
-    select::choice(env, Endpoint::new(address, to.port), socket.protocol, client, || true, choice)?;
+    select::choice(env, Endpoint::new(address, to.port), socket.protocol, client, || Entry::Local, choice)?;
     pick(env, choice, client).ok_or(Verdict::Drop(DropReason::Inconsistent))
 }
 

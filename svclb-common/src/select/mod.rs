@@ -10,8 +10,8 @@ pub mod affinity;
 use crate::addr::{Address, Endpoint};
 use crate::config::{self, Config};
 use crate::env::{Env, Tables, Tick};
-use crate::schema::{Backend, BackendRef, Service, ServiceRef, SourceRange, SourceRangeKey};
-use crate::service::{self, Frontend, backend_flag, flag, scope, serving};
+use crate::schema::{Backend, BackendRef, Device, Service, ServiceRef, SourceRange, SourceRangeKey};
+use crate::service::{self, Frontend, backend_flag, flag, role, scope, serving};
 use crate::verdict::{DropReason, Refusal, Verdict};
 
 /// Who may serve a new flow.
@@ -38,7 +38,7 @@ pub fn choice<A: Address, E: Env + Tables<A>>(
     to: Endpoint<A>,
     protocol: u8,
     client: A,
-    by_pod_device: impl FnOnce() -> bool,
+    entry: impl FnOnce() -> Entry,
     choice: &mut Choice,
 ) -> Result<(), Verdict> {
     choice.list.count = 0;
@@ -56,7 +56,7 @@ pub fn choice<A: Address, E: Env + Tables<A>>(
     if !admits(env, &service, number, scope, client) {
         return Err(Verdict::Drop(DropReason::SourceRange));
     }
-    match eligible(env.config(), &service, scope, client, by_pod_device) {
+    match eligible(env.config(), &service, scope, client, entry) {
         Eligibility::List(list) => {
             choice.list = list;
             choice.affinity = affinity_ticks(env.config(), &service);
@@ -80,6 +80,29 @@ pub struct Eligible {
     pub masquerade: bool,
 }
 
+/// Where a packet comes from, as its device tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// From this node: a pod of it, or a process.
+    Local,
+    /// From another machine, by a node device or a tunnel.
+    Outside,
+    /// The device does not tell.
+    Untold,
+}
+
+impl Entry {
+    /// What the device with this record tells.
+    #[inline(always)]
+    pub fn by(device: Option<Device>) -> Self {
+        match device {
+            Some(device) if device.local != 0 => Self::Local,
+            Some(device) if matches!(device.role, role::NODE | role::TUNNEL) => Self::Outside,
+            _ => Self::Untold,
+        }
+    }
+}
+
 /// Answers of [`eligible`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Eligibility {
@@ -91,7 +114,7 @@ enum Eligibility {
     Drop(DropReason),
 }
 
-/// Which list serves a client of a frontend in the role `role`, and whether it is masqueraded.
+/// Which list serves a client of a frontend in the role `scope`, and whether it is masqueraded.
 ///
 /// * Cluster IP: `internalTrafficPolicy` picks the list. Masqueraded only if all are
 ///   (`masqueradeAll`), or the source is known to be outside the cluster.
@@ -101,24 +124,36 @@ enum Eligibility {
 ///   already having passed the load balancer: cluster list, address kept.
 /// * An empty list is a drop if the Service has endpoints elsewhere and a refusal if it has none.
 ///
-/// Traffic is local if it came in by a pod's device or its source is in `--cluster-cidr`. `by_pod_device` is a
-/// hash lookup, asked only where a policy depends on it.
+/// Traffic is local if it came in by a pod's device, or by one that does not tell and with a source in
+/// `--cluster-cidr`; where the operator names the devices of local traffic, by those alone. `entry` is a hash lookup,
+/// asked only where a policy depends on it.
 ///
-/// Source: kube-proxy's `CategorizeEndpoints` and the verdicts of its nftables mode, Kubernetes 1.37.
+/// Source: kube-proxy's `CategorizeEndpoints` and the verdicts of its nftables mode, Kubernetes 1.37. That takes a pod
+/// of another node for local traffic, too, if its address is in `--cluster-cidr`: here it is a client like those
+/// outside, as the end-to-end test of `externalTrafficPolicy: Local` with terminating endpoints wants it.
 #[inline(always)]
 fn eligible<A: Address>(
     config: &Config,
     service: &Service,
-    role: u8,
+    scope: u8,
     source: A,
-    by_pod_device: impl FnOnce() -> bool,
+    entry: impl FnOnce() -> Entry,
 ) -> Eligibility {
     let (cidrs_given, inside_cidrs) = config::in_cluster_cidrs(config, source);
-    let (local, masquerade) = if role == scope::CLUSTER {
-        let outside = cidrs_given && !inside_cidrs;
+    let (local, masquerade) = if scope == scope::CLUSTER {
+        let outside = if config.has(config::flag::LOCAL_BY_DEVICE) {
+            entry() != Entry::Local
+        } else {
+            cidrs_given && !inside_cidrs
+        };
         (service.flags & flag::INTERNAL_LOCAL != 0, config.has(config::flag::MASQUERADE_ALL) || outside)
     } else if service.flags & flag::EXTERNAL_LOCAL != 0 {
-        (!(cidrs_given && inside_cidrs || by_pod_device()), false)
+        let local = match entry() {
+            Entry::Local => true,
+            Entry::Outside => false,
+            Entry::Untold => cidrs_given && inside_cidrs,
+        };
+        (!local, false)
     } else {
         (false, true)
     };

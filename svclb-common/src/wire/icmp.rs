@@ -20,6 +20,10 @@ pub struct Icmp {
 pub const LENGTH: usize = 8;
 /// Offset of the checksum.
 pub const CHECKSUM: usize = 2;
+/// IPv4: echo reply and echo request.
+pub const ECHO: (u8, u8) = (0, 8);
+/// IPv6: the same.
+pub const V6_ECHO: (u8, u8) = (129, 128);
 /// IPv4: destination unreachable.
 pub const UNREACHABLE: u8 = 3;
 /// IPv4: code "port unreachable".

@@ -26,7 +26,9 @@ pub struct NodeSettings {
     /// `--nodeport-addresses`.
     pub node_ports: Vec<node_ports::Entry>,
     /// `--external-ip-cidrs`.
-    pub external_ip_cidrs: Vec<IpNet>,
+    pub external_ip_cidrs: Option<Vec<IpNet>>,
+    /// `--ping-services`.
+    pub ping_services: bool,
     /// Whether node ports are served on loopback addresses, for the node's own processes.
     pub loopback_node_ports: bool,
 }
@@ -69,6 +71,7 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
         let place = Place {
             node_name: settings.name.clone(),
             external_ip_cidrs: settings.external_ip_cidrs.clone(),
+            ping_services: settings.ping_services,
             ..Place::default()
         };
         Ok(Self {
@@ -234,6 +237,7 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
             loopback_node_ports: self.settings.loopback_node_ports,
             node_addresses,
             external_ip_cidrs: self.settings.external_ip_cidrs.clone(),
+            ping_services: self.settings.ping_services,
         }
     }
 }

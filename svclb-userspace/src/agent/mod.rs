@@ -85,15 +85,16 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let settings = Settings { namespace: sockets.namespace(), ..options.settings() };
     let config = datapath_config::config(&settings, object.sizes(), jiffies_per_second()?, &before, identity()?);
     config_table.write_config(&config)?;
-    let settings = NodeSettings {
+    let node_settings = NodeSettings {
         name: node_name.as_str().into(),
         node_ports: options.node_ports(),
-        external_ip_cidrs: options.external_ip_cidrs.clone(),
+        external_ip_cidrs: options.external_ips(),
+        ping_services: settings.ping_services,
         loopback_node_ports: sockets.namespace() != 0,
     };
     let v4 = BpfTables::take(&mut object, &options.bpffs, &config)?;
     let v6 = BpfTables::take(&mut object, &options.bpffs, &config)?;
-    let engine = Engine::new(settings, &config, v4, v6)?;
+    let engine = Engine::new(node_settings, &config, v4, v6)?;
     let (metrics, registry) = Metrics::register(PacketCounters::take(&mut object)?);
 
     let sweep = Sweep::take(&mut object)?;
@@ -101,8 +102,11 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let served = sockets.attach(&mut object, &options.bpffs);
     metrics.socket_lb.get_or_create(&served).set(1);
     let mut attacher = Attacher::new(options.attach, &options.bpffs, object, devices)?;
-    let host_options =
-        host::Options { node_devices: options.devices.clone(), excluded: options.exclude_devices.clone() };
+    let host_options = host::Options {
+        node_devices: options.devices.clone(),
+        excluded: options.exclude_devices.clone(),
+        local: options.local_devices(),
+    };
     let (host_events, _watch) = host::watch(host_options, move |events: &[DeviceEvent]| attacher.apply(events))?;
 
     let health = Health::default();
@@ -139,7 +143,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         retry: None,
         pause: RETRY.0,
     };
-    agent.run(events, host_events).await
+    Box::pin(agent.run(events, host_events)).await
 }
 
 /// Where objects come from, checked and not yet started.
@@ -254,6 +258,7 @@ impl Agent {
             }
             if self.host_synced && self.engine.model().complete() && self.follow_pod_cidrs() {
                 self.sync();
+                self.follow_service_cidrs();
             }
         }
         info!("svclb agent ends; its maps and hooks stay and go on serving");
@@ -330,6 +335,29 @@ impl Agent {
         self.config = config;
         self.engine.set_config(&self.config);
         true
+    }
+
+    /// Puts the prefixes of cluster IPs into CONFIG, after the Services that have addresses there are in the tables.
+    fn follow_service_cidrs(&mut self) {
+        let Some(cidrs) = self.engine.model().service_cidrs() else { return };
+        let (config, left_out) = datapath_config::with_service_cidrs(&self.config, &cidrs);
+        if config == self.config {
+            return;
+        }
+        if let Err(error) = self.config_table.write_config(&config) {
+            warn!(%error, "cannot write the prefixes of cluster IPs; trying again");
+            self.retry = Some(Instant::now() + RETRY.1);
+            return;
+        }
+        info!(
+            ?cidrs,
+            "prefixes of cluster IPs: what goes to an address that no Service has is dropped at node devices"
+        );
+        if !left_out.is_empty() {
+            warn!(?left_out, "too many ServiceCIDRs: packets to unknown addresses of these pass");
+        }
+        self.config = config;
+        self.engine.set_config(&self.config);
     }
 
     /// Writes to CONFIG as which client the node's own processes count.

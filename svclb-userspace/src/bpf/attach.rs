@@ -408,6 +408,7 @@ fn record(hooks: &Hooks) -> schema::Device {
             Role::Pod => role::POD,
             Role::Tunnel => role::TUNNEL,
         },
+        local: u8::from(hooks.local),
         lift: hooks.lift.unwrap_or_default(),
         masquerade4: hooks.masquerade4.map(Into::into).unwrap_or_default(),
         masquerade6: hooks.masquerade6.map(Into::into).unwrap_or_default(),

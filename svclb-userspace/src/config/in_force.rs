@@ -33,6 +33,9 @@ impl AgentOptions {
             "cgroup": self.cgroup,
             "cluster-cidr": texts(&self.cluster_cidr),
             "detect-local-mode": self.detect_local_mode.map(super::LocalMode::name),
+            "pod-bridge-interface": self.pod_bridge_interface,
+            "pod-interface-name-prefix": self.pod_interface_name_prefix,
+            "ping-services": self.ping_services.unwrap_or(false),
             "masquerade-all": self.masquerade_all.unwrap_or(false),
             "nodeport-addresses": texts(&self.node_ports()),
             "proxy-mode": self.proxy_mode.map(|mode| match mode {

@@ -4,6 +4,7 @@
 //! those that are set to something are named in a warning with what is instead, and those that nobody
 //! knows are named, too, as kube-proxy does.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::kube_proxy_flags::{EXTERNAL_IPS_GATE, LOOPBACK};
 use super::{AgentOptions, LocalMode, LogFormat, ProxyMode, values};
 use crate::desired::node_ports;
 
@@ -26,7 +28,9 @@ struct Used {
     #[serde(rename = "clusterCIDR")]
     cluster_cidr: Option<String>,
     conntrack: Option<Conntrack>,
+    detect_local: Option<DetectLocal>,
     detect_local_mode: Option<String>,
+    feature_gates: Option<BTreeMap<String, bool>>,
     healthz_bind_address: Option<String>,
     hostname_override: Option<String>,
     iptables: Option<Masquerading>,
@@ -41,6 +45,13 @@ struct Used {
 #[serde(default)]
 struct ClientConnection {
     kubeconfig: Option<String>,
+}
+
+#[derive(Deserialize, Default, Debug)]
+#[serde(rename_all = "camelCase", default)]
+struct DetectLocal {
+    bridge_interface: Option<String>,
+    interface_name_prefix: Option<String>,
 }
 
 #[derive(Deserialize, Default, Debug)]
@@ -73,7 +84,7 @@ struct Masquerading {
 }
 
 /// The paths of [`Used`].
-const USED: [&str; 22] = [
+const USED: [&str; 25] = [
     "apiVersion",
     "kind",
     "bindAddress",
@@ -86,7 +97,10 @@ const USED: [&str; 22] = [
     "conntrack.tcpCloseWaitTimeout",
     "conntrack.udpTimeout",
     "conntrack.udpStreamTimeout",
+    "detectLocal.bridgeInterface",
+    "detectLocal.interfaceNamePrefix",
     "detectLocalMode",
+    "featureGates.AllowServiceExternalIPs",
     "healthzBindAddress",
     "hostnameOverride",
     "iptables.masqueradeAll",
@@ -104,17 +118,15 @@ const REQUESTS: &str = "the agent has three watches, in JSON";
 const WINDOWS: &str = "this is no Windows";
 
 /// Fields without a meaning, whole parts of the file among them, and what is instead.
-const UNUSED: [(&str, &str); 26] = [
+const UNUSED: [(&str, &str); 24] = [
     ("bindAddressHardFail", "an address that is taken is tried again"),
     ("clientConnection.acceptContentTypes", REQUESTS),
     ("clientConnection.burst", REQUESTS),
     ("clientConnection.contentType", REQUESTS),
     ("clientConnection.qps", REQUESTS),
     ("configSyncPeriod", "everything is compared with the kernel every five minutes"),
-    ("detectLocal", "what is local is told by prefixes alone"),
     ("enableProfiling", "there is no profiling"),
-    ("featureGates", "there are none"),
-    ("iptables.localhostNodePorts", "node ports are not served on loopback addresses"),
+    ("iptables.localhostNodePorts", LOOPBACK),
     ("iptables.masqueradeBit", "no packet is marked"),
     ("iptables.minSyncPeriod", AT_ONCE),
     ("iptables.syncPeriod", AT_ONCE),
@@ -169,6 +181,10 @@ fn look_at(part: &Value, path: &str, warnings: &mut Vec<String>) {
             }
         } else if is_part() {
             look_at(value, &path, warnings);
+        } else if path.starts_with("featureGates.") {
+            if is_set(value) {
+                warnings.push(format!("{path} has no meaning here: but for {EXTERNAL_IPS_GATE} there are none"));
+            }
         } else {
             warnings.push(format!("{path} is no known field; it is left out"));
         }
@@ -205,6 +221,11 @@ impl Used {
         let metrics = given(self.metrics_bind_address.as_deref(), "metricsBindAddress", values::metrics)?;
         or(&mut options.metrics_bind_address, metrics);
 
+        let detect_local = self.detect_local.unwrap_or_default();
+        or(&mut options.pod_bridge_interface, text(detect_local.bridge_interface));
+        or(&mut options.pod_interface_name_prefix, text(detect_local.interface_name_prefix));
+        let gates = self.feature_gates.unwrap_or_default();
+        options.without_meaning.no_external_ips |= gates.get(EXTERNAL_IPS_GATE) == Some(&false);
         let local = given(self.detect_local_mode.as_deref(), "detectLocalMode", str::parse::<LocalMode>)?;
         or(&mut options.detect_local_mode, local);
         if options.cluster_cidr.is_empty() {

@@ -20,19 +20,21 @@ enum Shape {
 use Shape::{Switch, Valued};
 
 const AT_ONCE: &str = "changes are written at once";
+/// What is said of node ports on loopback addresses.
+pub(super) const LOOPBACK: &str = "--socket-lb serves node ports on loopback addresses, without route_localnet";
+
 const LOGS: &str = "logs go to stderr, one line each; RUST_LOG chooses";
 const NO_IPVS: &str = "nothing of ipvs is used; endpoints are picked at random";
-const PREFIXES: &str = "what is local is told by prefixes alone, see --detect-local-mode";
 const REQUESTS: &str = "the agent has three watches, in JSON";
 
-const FLAGS: [(&str, Shape, &str); 39] = [
+const FLAGS: [(&str, Shape, &str); 37] = [
     ("add_dir_header", Switch, LOGS),
     ("alsologtostderr", Switch, LOGS),
     ("bind-address-hard-fail", Switch, "an address that is taken is tried again"),
     ("boot-id-file", Valued, "it is not read"),
     ("config-sync-period", Valued, "everything is compared with the kernel every five minutes"),
-    ("feature-gates", Valued, "there are none"),
-    ("iptables-localhost-nodeports", Switch, "node ports are not served on loopback addresses"),
+    ("feature-gates", Valued, "but for AllowServiceExternalIPs there are none"),
+    ("iptables-localhost-nodeports", Switch, LOOPBACK),
     ("iptables-masquerade-bit", Valued, "no packet is marked"),
     ("iptables-min-sync-period", Valued, AT_ONCE),
     ("iptables-sync-period", Valued, AT_ONCE),
@@ -58,8 +60,6 @@ const FLAGS: [(&str, Shape, &str); 39] = [
     ("logtostderr", Switch, LOGS),
     ("machine-id-file", Valued, "it is not read"),
     ("oom-score-adj", Valued, "it stays as it is; set it where the agent is started"),
-    ("pod-bridge-interface", Valued, PREFIXES),
-    ("pod-interface-name-prefix", Valued, PREFIXES),
     ("profiling", Switch, "there is no profiling"),
     ("show-hidden-metrics-for-version", Valued, "there are no hidden metrics"),
     ("skip_headers", Switch, LOGS),
@@ -72,15 +72,33 @@ const FLAGS: [(&str, Shape, &str); 39] = [
 pub struct KubeProxyFlags {
     /// A sentence about each.
     pub warnings: Vec<String>,
+    /// The feature gate `AllowServiceExternalIPs` is off.
+    pub no_external_ips: bool,
+}
+
+/// The one feature gate of kube-proxy's that is honoured.
+pub(super) const EXTERNAL_IPS_GATE: &str = "AllowServiceExternalIPs";
+
+/// The gates of a list such as `A=true,B=false`.
+fn gates(list: &str) -> impl Iterator<Item = (&str, bool)> {
+    let pairs = list.split(',').filter_map(|gate| gate.split_once('='));
+    pairs.map(|(gate, value)| (gate.trim(), !value.trim().eq_ignore_ascii_case("false")))
 }
 
 impl FromArgMatches for KubeProxyFlags {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, Error> {
         let warning = |(name, _, instead): &(&'static str, Shape, &str)| {
             let value = matches.get_one::<String>(name).filter(|value| is_set(value))?;
+            if *name == "feature-gates" && gates(value).all(|(gate, _)| gate == EXTERNAL_IPS_GATE) {
+                return None;
+            }
             Some(format!("--{name} {value} has no meaning here: {instead}"))
         };
-        Ok(Self { warnings: FLAGS.iter().filter_map(warning).collect() })
+        let given = matches.get_one::<String>("feature-gates").map(String::as_str).unwrap_or_default();
+        Ok(Self {
+            warnings: FLAGS.iter().filter_map(warning).collect(),
+            no_external_ips: gates(given).any(|(gate, on)| gate == EXTERNAL_IPS_GATE && !on),
+        })
     }
 
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), Error> {

@@ -141,6 +141,15 @@ fn fields_of_the_file_become_options() {
         ),
         ("mode: nftables\ndetectLocalMode: NodeCIDR", &["--detect-local-mode=NodeCIDR"]),
         (
+            "mode: nftables\ndetectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}",
+            &["--detect-local-mode=BridgeInterface", "--pod-bridge-interface=cni0"],
+        ),
+        (
+            "mode: nftables\ndetectLocalMode: InterfaceNamePrefix\ndetectLocal: {interfaceNamePrefix: cali}",
+            &["--detect-local-mode=InterfaceNamePrefix", "--pod-interface-name-prefix=cali"],
+        ),
+        ("mode: nftables\nfeatureGates: {AllowServiceExternalIPs: false}", &["--external-ip-cidrs=none"]),
+        (
             "mode: nftables\nconntrack: {tcpEstablishedTimeout: 2h0m0s, tcpCloseWaitTimeout: 60s, udpTimeout: 5s, \
              udpStreamTimeout: 1m, tcpBeLiberal: true, maxPerCore: 0, min: 7}",
             &[
@@ -166,9 +175,11 @@ fn fields_of_the_file_become_options() {
 /// What options come to.
 fn outcome(options: &AgentOptions) -> String {
     format!(
-        "{:?} {:?} {:?} {} {} {:?} {:?} {:?} {}",
+        "{:?} {:?} {:?} {:?} {:?} {} {} {:?} {:?} {:?} {}",
         options.settings(),
         options.conntrack.sysctls(64),
+        options.local_devices(),
+        options.external_ips(),
         options.node_ports(),
         options.healthz_bind_address(),
         options.metrics_bind_address(),
@@ -201,13 +212,20 @@ fn what_has_no_meaning_and_what_is_unknown_is_named() {
         "",
         &file(
             "ipvs: {scheduler: rr}\noomScoreAdj: -998\niptables: {syncPeriod: 30s, futureField: 1}\n\
-             conntrack: {futureLimit: 32768}\nnewThing: {a: 1}\nfeatureGates: {A: false}",
+             conntrack: {futureLimit: 32768}\nnewThing: {a: 1}\nfeatureGates: {A: false, B: true}",
         ),
     )
     .expect("unknown fields are tolerated");
     let named: Vec<&str> = warnings.iter().filter_map(|warning| warning.split_whitespace().next()).collect();
-    let mut wanted =
-        ["conntrack.futureLimit", "iptables.futureField", "iptables.syncPeriod", "ipvs", "newThing", "oomScoreAdj"];
+    let mut wanted = [
+        "conntrack.futureLimit",
+        "featureGates.B",
+        "iptables.futureField",
+        "iptables.syncPeriod",
+        "ipvs",
+        "newThing",
+        "oomScoreAdj",
+    ];
     wanted.sort_unstable();
     let mut sorted = named.clone();
     sorted.sort_unstable();
@@ -229,7 +247,8 @@ fn a_file_that_cannot_be_used_is_refused_with_the_reason() {
         (file("conntrack: {udpTimeout: 5d}"), "conntrack.udpTimeout: "),
         (file("conntrack: {maxPerCore: -1}"), "a field has no value of its kind"),
         (file("detectLocalMode: Guess"), "detectLocalMode: not one of"),
-        (file("detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: cni0}"), "--cluster-cidr"),
+        (file("detectLocalMode: BridgeInterface\ndetectLocal: {bridgeInterface: ''}"), "--pod-bridge-interface"),
+        (file("detectLocalMode: InterfaceNamePrefix"), "--pod-interface-name-prefix"),
     ];
     for (text, reason) in cases {
         let error = both("", &text).err().unwrap_or_else(|| panic!("{text} is not refused"));
@@ -272,6 +291,22 @@ fn flags_that_make_kube_proxy_do_something_else_are_refused() {
 }
 
 #[test]
+fn external_ips_are_served_unless_limited() {
+    let inside = |cidrs: &[&str]| Some(nets(cidrs));
+    for (flags, wanted) in [
+        ("", None),
+        ("--external-ip-cidrs=none", inside(&[])),
+        ("--external-ip-cidrs=203.0.113.0/24,2001:db8::/32", inside(&["203.0.113.0/24", "2001:db8::/32"])),
+        ("--feature-gates=AllowServiceExternalIPs=false", inside(&[])),
+        ("--feature-gates=AllowServiceExternalIPs=true", None),
+    ] {
+        let mut options = line(flags).expect("good flags");
+        assert_eq!(options.complete().expect("it is good"), Vec::<String>::new(), "{flags}");
+        assert_eq!(options.external_ips(), wanted, "{flags}");
+    }
+}
+
+#[test]
 fn without_a_file_or_a_mode_node_ports_are_served_on_primary_addresses() {
     let options = line("").expect("nothing is needed");
     assert_eq!(options.node_ports(), [node_ports::Entry::Primary]);
@@ -289,9 +324,11 @@ fn what_is_local_is_told_as_asked_or_the_agent_does_not_start() {
         ("--detect-local-mode=NodeCIDR --cluster-cidr=10.1.0.0/16", Ok((None, true))),
         ("--detect-local-mode=BridgeInterface", Err(())),
         ("--detect-local-mode=InterfaceNamePrefix --pod-interface-name-prefix=", Err(())),
+        ("--detect-local-mode=InterfaceNamePrefix --cluster-cidr=10.1.0.0/16", Err(())),
+        ("--detect-local-mode=BridgeInterface --pod-bridge-interface=cni0", Ok((Some(nets(&[])), false))),
         (
-            "--detect-local-mode=InterfaceNamePrefix --cluster-cidr=10.1.0.0/16",
-            Ok((Some(nets(&["10.1.0.0/16"])), true)),
+            "--detect-local-mode=BridgeInterface --pod-bridge-interface=cni0 --cluster-cidr=10.1.0.0/16",
+            Ok((Some(nets(&[])), true)),
         ),
     ];
     for (flags, wanted) in cases {

@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use svclb_common::addr::{Addr4, Addr6};
-use svclb_common::config::{CLUSTER_CIDRS, Config, Prefix, Sizes, flag};
+use svclb_common::config::{CLUSTER_CIDRS, Config, Prefix, SERVICE_CIDRS, Sizes, flag};
 use svclb_common::conntrack::State;
 use svclb_common::schema::LAYOUT;
 
@@ -20,6 +20,10 @@ pub struct Settings {
     pub cluster_cidrs: Option<Vec<IpNet>>,
     /// `--masquerade-all`.
     pub masquerade_all: bool,
+    /// What is local is told by devices alone.
+    pub local_by_device: bool,
+    /// `--ping-services`.
+    pub ping_services: bool,
     /// Timeouts in seconds that are other than svclb's own.
     pub timeouts: Vec<(State, u32)>,
     /// The network namespace whose processes are served; 0 for none.
@@ -44,6 +48,12 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
     if settings.masquerade_all {
         flags |= flag::MASQUERADE_ALL;
     }
+    if settings.local_by_device {
+        flags |= flag::LOCAL_BY_DEVICE;
+    }
+    if settings.ping_services {
+        flags |= flag::PING_SERVICES;
+    }
     let mut timeouts = [0; 16];
     for (state, _, seconds) in State::ALL {
         let wanted = settings.timeouts.iter().find(|(own, _)| own == state).map_or(*seconds, |(_, seconds)| *seconds);
@@ -67,6 +77,10 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
         timeouts,
         cluster_cidrs4: if is_first { [NOWHERE4; CLUSTER_CIDRS] } else { before.cluster_cidrs4 },
         cluster_cidrs6: if is_first { [NOWHERE6; CLUSTER_CIDRS] } else { before.cluster_cidrs6 },
+        // Those of an earlier agent hold until this one has read its own.
+        service_cidrs4: before.service_cidrs4,
+        service_cidrs6: before.service_cidrs6,
+        service_cidrs: before.service_cidrs,
         namespace: settings.namespace,
         node4: before.node4,
         node6: before.node6,
@@ -83,27 +97,47 @@ const CIDRS: u32 = flag::CLUSTER_CIDRS4 | flag::CLUSTER_CIDRS6;
 
 /// A value for CONFIG with other prefixes of local sources.
 pub fn with_cluster_cidrs(config: &Config, cidrs: &[IpNet]) -> Config {
+    let ([four, six], cluster_cidrs4, cluster_cidrs6) = prefixes::<CLUSTER_CIDRS>(cidrs);
     let mut flags = config.flags & !CIDRS;
-    let mut prefixes4 = [NOWHERE4; CLUSTER_CIDRS];
-    let mut prefixes6 = [NOWHERE6; CLUSTER_CIDRS];
+    if four > 0 {
+        flags |= flag::CLUSTER_CIDRS4;
+    }
+    if six > 0 {
+        flags |= flag::CLUSTER_CIDRS6;
+    }
+    Config { flags, cluster_cidrs4, cluster_cidrs6, ..*config }
+}
+
+/// A value for CONFIG with other prefixes of cluster IPs, and those for which there was no room.
+pub fn with_service_cidrs(config: &Config, cidrs: &[IpNet]) -> (Config, Vec<IpNet>) {
+    let (service_cidrs, service_cidrs4, service_cidrs6) = prefixes::<SERVICE_CIDRS>(cidrs);
+    let of_family = |v6: bool| cidrs.iter().filter(move |cidr| cidr.network().is_ipv6() == v6);
+    let left_out = [false, true].into_iter().flat_map(|v6| of_family(v6).skip(SERVICE_CIDRS)).copied().collect();
+    (Config { service_cidrs, service_cidrs4, service_cidrs6, ..*config }, left_out)
+}
+
+/// How many prefixes of IPv4 and of IPv6 there are, at most `N`, and the prefixes.
+fn prefixes<const N: usize>(cidrs: &[IpNet]) -> ([u32; 2], [Prefix<Addr4>; N], [Prefix<Addr6>; N]) {
+    let (mut prefixes4, mut prefixes6) = ([NOWHERE4; N], [NOWHERE6; N]);
     let (mut slots4, mut slots6) = (prefixes4.iter_mut(), prefixes6.iter_mut());
+    let mut counts = [0; 2];
     for cidr in cidrs {
         match cidr {
             IpNet::V4(cidr) => {
-                flags |= flag::CLUSTER_CIDRS4;
                 if let Some(slot) = slots4.next() {
                     *slot = Prefix { network: cidr.network().into(), mask: cidr.netmask().into() };
+                    counts[0] += 1;
                 }
             }
             IpNet::V6(cidr) => {
-                flags |= flag::CLUSTER_CIDRS6;
                 if let Some(slot) = slots6.next() {
                     *slot = Prefix { network: cidr.network().into(), mask: cidr.netmask().into() };
+                    counts[1] += 1;
                 }
             }
         }
     }
-    Config { flags, cluster_cidrs4: prefixes4, cluster_cidrs6: prefixes6, ..*config }
+    (counts, prefixes4, prefixes6)
 }
 
 /// Prefixes that hold nothing: the mask leaves no bit of an address, and the network has all.
@@ -122,7 +156,7 @@ mod tests {
             cluster_cidrs: Some(vec!["10.0.0.0/8".parse().expect("a prefix")]),
             masquerade_all: true,
             timeouts: vec![(State::REPLIED, 300)],
-            namespace: 0,
+            ..Settings::default()
         };
         let first = config(&all, &sizes, 250, &empty, Identity { seed: 7, mark: 0 });
         assert_eq!((first.seed, first.mark, first.ticks_per_second), (7, 1, 15));
@@ -149,6 +183,22 @@ mod tests {
         assert_eq!((again.flags, again.cluster_cidrs4), (known.flags, known.cluster_cidrs4));
         let other = with_cluster_cidrs(&again, &["fd00::/64".parse().expect("a prefix")]);
         assert_eq!((other.flags, other.cluster_cidrs4), (flag::CLUSTER_CIDRS6, [NOWHERE4; CLUSTER_CIDRS]));
+    }
+
+    #[test]
+    fn prefixes_of_cluster_ips_are_counted_and_those_without_room_named() {
+        let empty: Config = zerocopy::FromZeros::new_zeroed();
+        let cidrs: Vec<IpNet> = (0..9).map(|n| format!("10.{n}.0.0/16").parse().expect("a prefix")).collect();
+        let both = [cidrs.as_slice(), &["fd00:10:96::/112".parse().expect("a prefix")]].concat();
+        let (config, left_out) = with_service_cidrs(&empty, &both);
+        assert_eq!((config.service_cidrs, left_out.as_slice()), ([8, 1], &cidrs[8..]));
+        let inside = |ip: &str| {
+            let ip: std::net::Ipv4Addr = ip.parse().expect("an address");
+            svclb_common::config::in_service_cidrs(&config, Addr4::from(ip))
+        };
+        assert!(inside("10.0.255.1") && inside("10.7.0.1") && !inside("10.8.0.1") && !inside("11.0.0.1"));
+        let (none, left_out) = with_service_cidrs(&config, &[]);
+        assert_eq!((none.service_cidrs, left_out.len()), ([0, 0], 0));
     }
 
     #[test]

@@ -15,8 +15,10 @@ use crate::model::{FamilyAddress, Service, ServicePort};
 ///
 /// - The cluster IP with the port, and the cluster IP itself (port 0), whose other ports are refused.
 /// - Load balancer addresses with the port, whatever the Service's type.
-/// - External IPs with the port, only inside `--external-ip-cidrs`: who may create Services could
-///   otherwise take any address's traffic.
+/// - External IPs with the port, inside `--external-ip-cidrs` where that is given: who may create Services can
+///   otherwise take any address's traffic, as with kube-proxy.
+/// - With `--ping-services` those load balancer addresses and external IPs (port 0) that are not this node's own, so
+///   that echo requests to them are answered.
 /// - The node's addresses with the node port, and the loopback address where the node's own processes are served.
 ///
 /// Where two roles meet in one key, the earlier in this list wins.
@@ -44,8 +46,16 @@ pub fn frontends<A: FamilyAddress>(service: &Service, port: &ServicePort, place:
             add(A::LOOPBACK, port.node_port, scope::NODE_PORT);
         }
     }
+    if place.ping_services {
+        let ingress = service.ingress_ips.iter().filter_map(|ip| A::of(*ip));
+        for address in ingress.chain(external_ips::<A>(service, place)) {
+            if !place.node_addresses.iter().any(|own| A::of(*own) == Some(address)) {
+                frontends.insert(ServiceKey::whole(address), scope::OTHER_ADDRESS);
+            }
+        }
+    }
     if let Some(address) = cluster_ip {
-        frontends.insert(ServiceKey::cluster_ip(address), scope::CLUSTER_ADDRESS);
+        frontends.insert(ServiceKey::whole(address), scope::CLUSTER_ADDRESS);
     }
     frontends.into_iter().collect()
 }
@@ -61,7 +71,7 @@ pub fn not_admitted(service: &Service, place: &Place) -> Vec<IpAddr> {
 }
 
 fn is_admitted(ip: IpAddr, place: &Place) -> bool {
-    place.external_ip_cidrs.iter().any(|cidr| cidr.contains(&ip))
+    place.external_ip_cidrs.as_ref().is_none_or(|cidrs| cidrs.iter().any(|cidr| cidr.contains(&ip)))
 }
 
 /// Whether a port is reachable from outside the cluster in this family: its policy for external

@@ -44,8 +44,10 @@ pub struct Place {
     /// All addresses of this node, both families: a source range that holds one of them admits the
     /// node's own processes.
     pub node_addresses: Vec<IpAddr>,
-    /// External IPs are served only inside these.
-    pub external_ip_cidrs: Vec<IpNet>,
+    /// External IPs are served only inside these; everywhere without.
+    pub external_ip_cidrs: Option<Vec<IpNet>>,
+    /// Load balancer addresses and external IPs that are not this node's answer echo requests.
+    pub ping_services: bool,
 }
 
 /// An endpoint's address and port.

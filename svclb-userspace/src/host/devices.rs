@@ -42,6 +42,32 @@ pub struct Options {
     pub node_devices: Option<Regex>,
     /// `--exclude-devices`: names of devices that get no hooks at all.
     pub excluded: Option<Regex>,
+    /// By which devices local traffic comes.
+    pub local: LocalDevices,
+}
+
+/// By which devices local traffic comes. A port of a bridge counts as its bridge does, by which netfilter sees its
+/// packets come.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum LocalDevices {
+    /// Those that lead to pods.
+    #[default]
+    Pods,
+    /// The bridge of this name (kube-proxy's `BridgeInterface`).
+    Bridge(String),
+    /// Those whose names begin so (kube-proxy's `InterfaceNamePrefix`).
+    NamePrefix(String),
+}
+
+impl LocalDevices {
+    fn hold(&self, link: &Link, bridge: Option<&Link>, role: Role) -> bool {
+        let mut names = std::iter::once(link).chain(bridge).map(|link| link.name.as_str());
+        match self {
+            Self::Pods => role == Role::Pod,
+            Self::Bridge(bridge) => names.any(|name| name == bridge),
+            Self::NamePrefix(prefix) => names.any(|name| name.starts_with(prefix)),
+        }
+    }
 }
 
 /// What a device leads to.
@@ -49,7 +75,7 @@ pub struct Options {
 pub enum Role {
     /// Out of the node.
     Node,
-    /// To pods: what enters here is local traffic.
+    /// To pods.
     Pod,
     /// To other nodes, inside a tunnel.
     Tunnel,
@@ -94,6 +120,8 @@ pub enum Egress {
 pub struct Hooks {
     /// What it leads to.
     pub role: Role,
+    /// What enters here is local traffic.
+    pub local: bool,
     /// Program at ingress.
     pub ingress: Ingress,
     /// Program at egress.
@@ -180,6 +208,7 @@ fn hooks(link: &Link, topology: &Topology, node: &NodeAddresses, options: &Optio
     let holders = || std::iter::once(link).chain(bridge).map(|holder| holder.index);
     Ok(Hooks {
         role,
+        local: options.local.hold(link, bridge, role),
         ingress,
         egress,
         lift: bridge.and_then(|bridge| bridge.mac),

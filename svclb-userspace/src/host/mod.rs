@@ -15,7 +15,7 @@ pub mod watch;
 
 pub use self::{
     address::{NodeAddress, NodeAddresses},
-    devices::{Attachment, Hooks, Options, Role},
+    devices::{Attachment, Hooks, LocalDevices, Options, Role},
     watch::{Device, DeviceEvent, Hooking, HostEvent, Watch, WatchError, watch},
 };
 

@@ -1,7 +1,8 @@
 //! The source for clusters: an API server.
 //!
-//! Three watches, each a list in pages and then changes with bookmarks: Services that another proxy does
-//! not claim, `EndpointSlices` that are not headless, and the own Node. A watch that breaks is taken up
+//! Four watches, each a list in pages and then changes with bookmarks: Services that another proxy does
+//! not claim, `EndpointSlices` that are not headless, the own Node, and `ServiceCIDRs`, which the agent can do
+//! without. A watch that breaks is taken up
 //! where it was; one that cannot be is listed again, and what the new list lacks is gone. Nothing of what
 //! was told before is taken back while the server is away. Several servers are one to the watches, see
 //! [`failover`].
@@ -15,6 +16,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{self as core, ObjectReference};
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 pub use kube::Client;
 use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
 use kube::runtime::WatchStreamExt as _;
@@ -238,10 +240,12 @@ pub fn follow(client: &Client, node_name: &str, events: UnboundedSender<Event>, 
     let config = watcher::Config::default().page_size(PAGE).timeout(TIMEOUT);
     let services = config.clone().labels(&format!("!{}", service::PROXY_NAME_LABEL)).fields("spec.clusterIP!=None");
     let slices = config.clone().labels(&format!("!{}", slice::HEADLESS_LABEL));
-    let nodes = config.fields(&format!("metadata.name={node_name}"));
+    let nodes = config.clone().fields(&format!("metadata.name={node_name}"));
+    let cidrs = config;
     tokio::spawn(watch(Api::<core::Service>::all(client.clone()), services, events.clone()));
     tokio::spawn(watch(Api::<discovery::EndpointSlice>::all(client.clone()), slices, events.clone()));
-    tokio::spawn(watch(Api::<core::Node>::all(client.clone()), nodes, events));
+    tokio::spawn(watch(Api::<core::Node>::all(client.clone()), nodes, events.clone()));
+    tokio::spawn(watch(Api::<networking::ServiceCIDR>::all(client.clone()), cidrs, events));
     tokio::spawn(record(client.clone(), node_name.to_owned(), notices));
 }
 
@@ -271,10 +275,17 @@ impl Backoff for Retry {
 /// Follows one kind until nobody takes the events any more.
 async fn watch<K: Projected>(api: Api<K>, config: watcher::Config, events: UnboundedSender<Event>) {
     let mut intake = Intake::default();
+    let mut denied = false;
     let mut stream = std::pin::pin!(watcher(api, config).backoff(Retry::default()));
     while let Some(item) = stream.next().await {
         let out = match item {
             Ok(item) => intake.take(item),
+            Err(error) if !K::KIND.is_required() && is_denied(&error) => {
+                if !std::mem::replace(&mut denied, true) {
+                    info!(kind = %K::KIND, error = %chain(&error), "this API server shows none of them: there are none");
+                }
+                continue;
+            }
             Err(error) => {
                 warn!(kind = %K::KIND, error = %chain(&error), "no API server answers this watch; trying again");
                 continue;
@@ -286,6 +297,17 @@ async fn watch<K: Projected>(api: Api<K>, config: watcher::Config, events: Unbou
             }
         }
     }
+}
+
+/// Whether the API server does not know the kind, or does not let this agent see it.
+fn is_denied(error: &watcher::Error) -> bool {
+    let answer = match error {
+        watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code,
+        _ => return false,
+    };
+    matches!(answer, 403 | 404)
 }
 
 /// An error with all its causes, which kube's own text leaves out.

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use kube::Resource;
 pub use kube::runtime::watcher::Event as Watched;
 use serde::de::DeserializeOwned;
 
-use super::{node, service, slice};
+use super::{node, service, service_cidr, slice};
 use crate::model::{Event, Kind, Problem};
 
 /// A kind of object that the agent takes in.
@@ -61,6 +62,20 @@ impl Projected for core::Node {
 
     fn deleted(&self) -> Option<Event> {
         Some(Event::NodeDeleted)
+    }
+}
+
+impl Projected for networking::ServiceCIDR {
+    const KIND: Kind = Kind::ServiceCidr;
+
+    fn applied(&self) -> (Option<Event>, Vec<Problem>) {
+        let (cidrs, problems) = service_cidr::project(self);
+        let name = service_cidr::name(&self.metadata);
+        (name.map(|name| Event::ServiceCidrApplied(name, cidrs)), problems)
+    }
+
+    fn deleted(&self) -> Option<Event> {
+        service_cidr::name(&self.metadata).map(Event::ServiceCidrDeleted)
     }
 }
 

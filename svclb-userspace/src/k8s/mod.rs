@@ -14,6 +14,7 @@ mod names;
 pub mod node;
 pub mod pods;
 pub mod service;
+pub mod service_cidr;
 pub mod slice;
 
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::{Node, Service, ServiceName, Slice, SliceName};
 
 /// Kinds of objects that a source lists.
@@ -14,11 +16,18 @@ pub enum Kind {
     Slice,
     /// The own Node.
     Node,
+    /// `ServiceCIDR`.
+    ServiceCidr,
 }
 
 impl Kind {
     /// The kinds whose first complete list the agent waits for.
     pub const REQUIRED: [Self; 3] = [Self::Service, Self::Slice, Self::Node];
+
+    /// Whether it is one of them.
+    pub fn is_required(self) -> bool {
+        Self::REQUIRED.contains(&self)
+    }
 }
 
 impl fmt::Display for Kind {
@@ -27,6 +36,7 @@ impl fmt::Display for Kind {
             Self::Service => "Service",
             Self::Slice => "EndpointSlice",
             Self::Node => "Node",
+            Self::ServiceCidr => "ServiceCIDR",
         })
     }
 }
@@ -50,6 +60,10 @@ pub enum Event {
     NodeApplied(Node),
     /// The own Node is gone.
     NodeDeleted,
+    /// A `ServiceCIDR` is new or changed: its name and its prefixes.
+    ServiceCidrApplied(Arc<str>, Vec<IpNet>),
+    /// A `ServiceCIDR` is gone.
+    ServiceCidrDeleted(Arc<str>),
     /// An object, or part of one, cannot be used.
     Bad(Problem),
 }

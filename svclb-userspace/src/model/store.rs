@@ -1,8 +1,10 @@
 //! The store: what was told so far, and which Services a change concerns.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::SystemTime;
+
+use ipnet::IpNet;
 
 use crate::hashing::{HashMap, HashSet};
 
@@ -17,6 +19,7 @@ pub struct Model {
     /// Which Service each slice counts for: a slice that changes its label leaves the old one.
     slice_owner: HashMap<SliceName, ServiceName>,
     node: Option<Node>,
+    service_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>,
     listed: BTreeSet<Kind>,
     relist: Relist,
     changed: BTreeSet<ServiceName>,
@@ -31,6 +34,7 @@ struct Relist {
     services: Option<HashSet<ServiceName>>,
     slices: Option<HashSet<SliceName>>,
     node: bool,
+    service_cidrs: Option<BTreeSet<Arc<str>>>,
 }
 
 /// What changed, see [`Model::take_changes`].
@@ -60,6 +64,13 @@ impl Model {
                 self.set_node(Some(node));
             }
             Event::NodeDeleted => self.set_node(None),
+            Event::ServiceCidrApplied(name, cidrs) => {
+                if let Some(unseen) = &mut self.relist.service_cidrs {
+                    unseen.remove(&name);
+                }
+                self.service_cidrs.insert(name, cidrs);
+            }
+            Event::ServiceCidrDeleted(name) => drop(self.service_cidrs.remove(&name)),
             Event::Bad(_) => {}
         }
     }
@@ -106,6 +117,13 @@ impl Model {
         self.node.as_ref()
     }
 
+    /// The prefixes that cluster IPs come from, ordered, each once. `None` before they are known, or if they never will
+    /// be.
+    pub fn service_cidrs(&self) -> Option<Vec<IpNet>> {
+        let all: BTreeSet<IpNet> = self.service_cidrs.values().flatten().copied().collect();
+        self.listed.contains(&Kind::ServiceCidr).then(|| all.into_iter().collect())
+    }
+
     /// Number of Services and of slices.
     pub fn sizes(&self) -> (usize, usize) {
         (self.services.len(), self.slice_owner.len())
@@ -116,6 +134,7 @@ impl Model {
             Kind::Service => self.relist.services = Some(self.services.keys().cloned().collect()),
             Kind::Slice => self.relist.slices = Some(self.slice_owner.keys().cloned().collect()),
             Kind::Node => self.relist.node = true,
+            Kind::ServiceCidr => self.relist.service_cidrs = Some(self.service_cidrs.keys().cloned().collect()),
         }
     }
 
@@ -134,6 +153,11 @@ impl Model {
             Kind::Node => {
                 if std::mem::take(&mut self.relist.node) {
                     self.set_node(None);
+                }
+            }
+            Kind::ServiceCidr => {
+                for name in self.relist.service_cidrs.take().unwrap_or_default() {
+                    self.service_cidrs.remove(&name);
                 }
             }
         }

@@ -183,7 +183,7 @@ impl<A: FamilyAddress> Planner<A> {
     pub fn adopt(&mut self, now: Duration) {
         let mut services = adopt::owners(&self.content, &self.wanted, &self.claims);
         let mut orphans: BTreeSet<u32> = BTreeSet::new();
-        for found in self.content.frontends.values().filter(|found| found.scope != scope::CLUSTER_ADDRESS) {
+        for found in self.content.frontends.values().filter(|found| !scope::is_mark(found.scope)) {
             *self.references.entry(found.number).or_default() += 1;
             orphans.insert(found.number);
         }
@@ -238,7 +238,7 @@ impl<A: FamilyAddress> Planner<A> {
     pub fn found(&mut self, content: Content<A>) {
         self.content = content;
         self.references.clear();
-        for found in self.content.frontends.values().filter(|found| found.scope != scope::CLUSTER_ADDRESS) {
+        for found in self.content.frontends.values().filter(|found| !scope::is_mark(found.scope)) {
             *self.references.entry(found.number).or_default() += 1;
         }
         self.doubt_all();
@@ -292,7 +292,7 @@ impl<A: FamilyAddress> Planner<A> {
             }
             Action::PutFrontend { key, value } => {
                 self.unreference(key, Some(value.scope), now);
-                if value.scope != scope::CLUSTER_ADDRESS {
+                if !scope::is_mark(value.scope) {
                     *self.references.entry(value.number).or_default() += 1;
                 }
                 self.stale.remove(key);
@@ -320,7 +320,7 @@ impl<A: FamilyAddress> Planner<A> {
     /// Forgets what a frontend named until now; its interest bit stays if the new scope has another.
     fn unreference(&mut self, key: &ServiceKey<A>, new_scope: Option<u8>, now: Duration) {
         let Some(old) = self.content.frontends.get(key).copied() else { return };
-        if old.scope != scope::CLUSTER_ADDRESS
+        if !scope::is_mark(old.scope)
             && let Some(count) = self.references.get_mut(&old.number)
         {
             *count -= 1;

@@ -8,7 +8,7 @@ use svclb_common::config::{Config, flag};
 use svclb_common::datapath::socket::{Decision, Socket};
 use svclb_common::verdict::Counter;
 use svclb_common::wire::protocol::{SCTP, TCP};
-use svclb_userspace::desired::datapath_config::with_cluster_cidrs;
+use svclb_userspace::desired::datapath_config::{with_cluster_cidrs, with_service_cidrs};
 use svclb_userspace::model::Family;
 
 use super::{From, Outcome, Row};
@@ -77,24 +77,19 @@ impl<'a> Node<'a> {
         assert!(report.failures.is_empty() && self.stage.is_settled(), "{report:?}");
         let (v4, v6) = self.stage.tables();
         self.world.take_over(v4, v6);
+        let cidrs = self.stage.service_cidrs();
+        self.world.configure(|config| *config = with_service_cidrs(config, &cidrs).0);
     }
 
     /// Asks a row in every way in which its packets may come; none for a process of the node in the kernel, where
     /// nothing runs the programs at sockets but a process that calls.
-    ///
-    /// What comes from the prefix of a local pod is local also where it comes in from another node.
     pub fn ask(&mut self, row: &Row) -> Vec<(&'static str, Outcome)> {
-        let in_prefix = self.settings.cluster_cidrs.iter().any(|cidr| cidr.contains(&row.source));
         match row.from {
             From::Node => match self.world.machine {
                 Machine::Host(_) => vec![("at a socket", self.call(row))],
                 Machine::Kernel(_) => vec![],
             },
             From::Outside => vec![("from outside", self.send(row, Port::Uplink))],
-            From::Pod if in_prefix => {
-                let (here, there) = (self.send(row, Port::Pod), self.send(row, Port::Uplink));
-                vec![("from a pod of this node", here), ("from a pod of another node", there)]
-            }
             From::Pod => vec![("from a pod of this node", self.send(row, Port::Pod))],
         }
     }
@@ -121,7 +116,11 @@ impl<'a> Node<'a> {
                 assert_eq!(answer.destination.ip(), source.ip(), "{row}: the answer goes to the client");
                 Found::Refused
             }
-            NEXT if request.bytes == packet => Found::Untouched,
+            // It may be dropped where it would leave.
+            NEXT if request.bytes == packet => match self.world.egress(Port::Uplink, packet).action {
+                DROPPED => Found::Dropped,
+                _ => Found::Untouched,
+            },
             NEXT => {
                 let seen = packet::read(&request.bytes);
                 assert_eq!(seen.source, source, "{row}: ingress changes no source");

@@ -306,6 +306,56 @@ pub fn port_unreachable(from: IpAddr, to: IpAddr, about: &[u8], quoted: usize) -
     bytes
 }
 
+/// An echo request, or its reply.
+///
+/// # Panics
+/// If `from` and `to` are of two families.
+pub fn echo(from: IpAddr, to: IpAddr, reply: bool) -> Vec<u8> {
+    let (number, sequence) = (7, 1);
+    let mut bytes = Vec::new();
+    match (from, to) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => {
+            let packet = PacketBuilder::ethernet2(MAC_A, MAC_B).ipv4(a.octets(), b.octets(), 64);
+            let message = if reply {
+                packet.icmpv4_echo_reply(number, sequence)
+            } else {
+                packet.icmpv4_echo_request(number, sequence)
+            };
+            message.write(&mut bytes, b"abcdefg")
+        }
+        (IpAddr::V6(a), IpAddr::V6(b)) => {
+            let packet = PacketBuilder::ethernet2(MAC_A, MAC_B).ipv6(a.octets(), b.octets(), 64);
+            let message = if reply {
+                packet.icmpv6_echo_reply(number, sequence)
+            } else {
+                packet.icmpv6_echo_request(number, sequence)
+            };
+            message.write(&mut bytes, b"abcdefg")
+        }
+        _ => panic!("a message between two families"),
+    }
+    .expect("a vector takes everything");
+    bytes
+}
+
+/// A packet of a protocol without ports: eight bytes of GRE.
+///
+/// # Panics
+/// If `from` and `to` are of two families.
+pub fn gre(from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let mut bytes = udp(SocketAddr::new(from, 0), SocketAddr::new(to, 0)).bytes();
+    match (from, to) {
+        (IpAddr::V4(_), IpAddr::V4(_)) => {
+            let mut header = Ipv4Header::from_slice(&bytes[14..]).expect("it was built above").0;
+            header.protocol = IpNumber::GRE;
+            header.header_checksum = header.calc_header_checksum();
+            bytes.splice(14..34, header.to_bytes());
+        }
+        _ => bytes[20] = IpNumber::GRE.0,
+    }
+    bytes
+}
+
 /// What a test looks at in a packet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Seen {

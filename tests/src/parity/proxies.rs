@@ -93,7 +93,7 @@ async fn start(cluster: &LabCluster, node: u8, subject: Subject, logs: &Path) ->
                 binary: agent_binary()?,
                 source: vec!["--kubeconfig".into(), cluster.plane().agent_kubeconfig().into()],
                 attach: "auto".to_owned(),
-                more: ["--nodeport-addresses=primary", "--external-ip-cidrs", EXTERNAL_IPS].map(Into::into).into(),
+                more: vec!["--nodeport-addresses=primary".into()],
                 logs: logs.to_owned(),
             };
             Proxy::Svclb(Agent::start(cluster.lab(), node, &how).await?)

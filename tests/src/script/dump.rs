@@ -17,6 +17,7 @@ pub(super) fn dump<A: FamilyAddress>(content: &Content<A>) -> String {
         let address: IpAddr = key.address.into();
         let line = match found.scope {
             scope::CLUSTER_ADDRESS => format!("{address} other ports are refused\n"),
+            scope::OTHER_ADDRESS => format!("{address} answers echo requests\n"),
             _ => frontend(content, key, *found),
         };
         lines.insert((address, key.port.get(), key.protocol), line);

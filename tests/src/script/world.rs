@@ -23,7 +23,7 @@ use super::Files;
 /// - `node`: its name;
 /// - `addresses`: those of its devices, the first of a family being its main one;
 /// - `nodeport-addresses`, `external-ip-cidrs`, `cluster-cidr`: as the flags of the agent, `none` for an empty list;
-/// - `masquerade-all`: `yes` or `no`;
+/// - `masquerade-all`, `ping-services`: `yes` or `no`;
 /// - `socket-lb`: `yes` if the node's own processes are served;
 /// - `rows`: how many different rows of flows the script has; `twin`: `yes` if they hold in IPv6 as well;
 /// - `complaints`: words of what the agent must find wrong with the objects, as a script has more than svclb takes.
@@ -55,7 +55,8 @@ impl Settings {
             node: NodeSettings {
                 name: "n1".into(),
                 node_ports: vec![Entry::Primary],
-                external_ip_cidrs: vec![],
+                external_ip_cidrs: None,
+                ping_services: false,
                 loopback_node_ports: false,
             },
             addresses: vec![],
@@ -80,7 +81,8 @@ impl Settings {
                 "nodeport-addresses" => {
                     self.node.node_ports = values().map(|entry| entry.parse().expect("an entry")).collect();
                 }
-                "external-ip-cidrs" => self.node.external_ip_cidrs = cidrs(),
+                "external-ip-cidrs" => self.node.external_ip_cidrs = Some(cidrs()),
+                "ping-services" => self.node.ping_services = value == "yes",
                 "cluster-cidr" => self.cluster_cidrs = cidrs(),
                 "masquerade-all" => self.masquerade_all = value == "yes",
                 "socket-lb" => self.node.loopback_node_ports = value == "yes",
@@ -144,7 +146,7 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Stage<T4, T6> {
         }
         self.told = now;
         if !self.engine.model().complete() {
-            for kind in Kind::REQUIRED {
+            for kind in Kind::REQUIRED.into_iter().chain([Kind::ServiceCidr]) {
                 self.engine.apply(Event::Listed(kind));
             }
         }
@@ -174,6 +176,11 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Stage<T4, T6> {
     /// What load balancers are told.
     pub fn health_checks(&self) -> &BTreeMap<ServiceName, HealthCheck> {
         self.engine.health_checks()
+    }
+
+    /// The prefixes of cluster IPs.
+    pub fn service_cidrs(&self) -> Vec<IpNet> {
+        self.engine.model().service_cidrs().unwrap_or_default()
     }
 
     /// Whether everything wanted is in the tables.

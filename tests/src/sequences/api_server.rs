@@ -161,7 +161,12 @@ impl ApiServer {
             What::Again(Kind::Service, items) => self.watches.0.again(*items),
             What::Again(Kind::Slice, items) => self.watches.1.again(*items),
             What::Again(Kind::Node, items) => self.watches.2.again(*items),
-            What::Addresses(_) | What::Restart | What::Die(_) | What::Fail(_) | What::Clear(_) => {}
+            What::Again(Kind::ServiceCidr, _)
+            | What::Addresses(_)
+            | What::Restart
+            | What::Die(_)
+            | What::Fail(_)
+            | What::Clear(_) => {}
         }
     }
 
@@ -219,6 +224,8 @@ impl ApiServer {
                 let all = self.node.iter().map(NodeWords::object).collect();
                 self.watches.2.list(all, broken_off_after);
             }
+            // No table depends on them.
+            Kind::ServiceCidr => {}
         }
     }
 

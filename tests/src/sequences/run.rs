@@ -120,7 +120,11 @@ impl Changed {
                 self.set_node(Some(node.clone()));
             }
             Event::NodeDeleted => self.set_node(None),
-            Event::Bad(_) => {}
+            Event::Bad(_)
+            | Event::ListStarted(Kind::ServiceCidr)
+            | Event::Listed(Kind::ServiceCidr)
+            | Event::ServiceCidrApplied(..)
+            | Event::ServiceCidrDeleted(_) => {}
         }
     }
 
@@ -168,7 +172,8 @@ fn agent(stage: &Rc<Stage>, addresses: &[IpAddr]) -> Agent {
     let settings = NodeSettings {
         name: NODE.into(),
         node_ports: vec![Entry::Primary],
-        external_ip_cidrs: ["10.97.0.0/30", "fd00:97::/126"].map(|cidr| cidr.parse().expect("a prefix")).into(),
+        external_ip_cidrs: Some(["10.97.0.0/30", "fd00:97::/126"].map(|cidr| cidr.parse().expect("a prefix")).into()),
+        ping_services: false,
         loopback_node_ports: true,
     };
     let tables = || FaultyTables::new(Observed(stage.clone()), Fault::Never);

@@ -58,6 +58,7 @@ impl Port {
         }
         Device {
             role: if self == Self::Uplink { role::NODE } else { role::POD },
+            local: u8::from(self != Self::Uplink),
             lift: if self == Self::BridgePort { BRIDGE_MAC } else { [0; 6] },
             masquerade4: node.0.into(),
             masquerade6: node.1.into(),
@@ -183,6 +184,15 @@ impl Outcome {
     pub fn refused(&self, counter: Counter) -> packet::Seen {
         self.expect(SENT_BACK, &[counter]);
         packet::read(&self.bytes)
+    }
+
+    /// The packet became the answer that it asked for; exactly this counter moved.
+    ///
+    /// # Panics
+    /// If anything else happened.
+    #[track_caller]
+    pub fn answered(&self, counter: Counter) {
+        self.expect(SENT_BACK, &[counter]);
     }
 
     #[track_caller]
@@ -391,7 +401,7 @@ impl World {
 const fn action(verdict: Verdict) -> i32 {
     match verdict {
         Verdict::Pass | Verdict::Translate => NEXT,
-        Verdict::Refuse(_) => SENT_BACK,
+        Verdict::Refuse(_) | Verdict::Answer => SENT_BACK,
         Verdict::Drop(_) => DROPPED,
     }
 }

@@ -201,9 +201,14 @@ impl Place {
             tables
                 .put_frontends(&[ServiceKey::new(ip, port, spec.protocol)], &[value])
                 .expect("SERVICES can be written");
-            if *role == scope::CLUSTER {
-                let mark = ServiceRef { number: 0, scope: scope::CLUSTER_ADDRESS, zero: [0; 3] };
-                tables.put_frontends(&[ServiceKey::cluster_ip(ip)], &[mark]).expect("SERVICES can be written");
+            let mark = match *role {
+                scope::CLUSTER => Some(scope::CLUSTER_ADDRESS),
+                scope::LOAD_BALANCER | scope::EXTERNAL => Some(scope::OTHER_ADDRESS),
+                _ => None,
+            };
+            if let Some(scope) = mark {
+                let mark = ServiceRef { number: 0, scope, zero: [0; 3] };
+                tables.put_frontends(&[ServiceKey::whole(ip)], &[mark]).expect("SERVICES can be written");
             }
         }
     }

@@ -64,8 +64,7 @@ where
     SourceRange<A>: Plain,
 {
     let content = read_pinned::<A>(pins)?;
-    let mut frontends: Vec<_> =
-        content.frontends.iter().filter(|(_, found)| found.scope != scope::CLUSTER_ADDRESS).collect();
+    let mut frontends: Vec<_> = content.frontends.iter().filter(|(_, found)| !scope::is_mark(found.scope)).collect();
     frontends.sort_by_key(|(key, _)| {
         let address: std::net::IpAddr = key.address.into();
         (address, key.port.get(), key.protocol)

@@ -270,3 +270,24 @@ fn the_user_can_name_node_devices_and_exclude_others() {
     assert_eq!(net.hooks(pod).role, Role::Pod);
     assert_eq!(net.left(guest), Reason::Excluded);
 }
+
+#[test]
+fn what_comes_by_pods_is_local_unless_the_devices_are_named() {
+    let (mut net, wire) = node();
+    let pod = net.ethernet("veth1", Kind::Veth);
+    let bridge = net.ethernet("cni0", Kind::Bridge);
+    let port = net.ethernet("port1", Kind::Veth);
+    net.enslave(port, bridge);
+    let mut cases = |local: LocalDevices, wanted: &[u32]| {
+        net.options.local = local.clone();
+        for index in [wire, pod, bridge, port] {
+            assert_eq!(net.hooks(index).local, wanted.contains(&index), "{local:?}, device {index}");
+        }
+    };
+    cases(LocalDevices::Pods, &[pod, bridge, port]);
+    cases(LocalDevices::Bridge("cni0".into()), &[bridge, port]);
+    cases(LocalDevices::Bridge("cni1".into()), &[]);
+    cases(LocalDevices::NamePrefix("veth".into()), &[pod]);
+    cases(LocalDevices::NamePrefix("cni".into()), &[bridge, port]);
+    cases(LocalDevices::NamePrefix("eth".into()), &[wire]);
+}

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
 use k8s_openapi::api::discovery::v1 as discovery;
+use k8s_openapi::api::networking::v1 as networking;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::k8s::{node, pods, service, slice};
+use crate::k8s::{node, pods, service, service_cidr, slice};
 use crate::model::{Node, Problem, Service, Slice};
 
 /// What is kept of an object of a kind that matters.
@@ -22,6 +24,8 @@ pub enum Document {
     Pod(Box<pods::Pod>),
     /// A Node.
     Node(Node),
+    /// The prefixes of a `ServiceCIDR`.
+    ServiceCidr(Vec<IpNet>),
     /// An object that does not count: a headless Service, say.
     Nothing,
 }
@@ -82,6 +86,10 @@ fn take(mut value: Value, found: &mut (Documents, Vec<Fault>)) {
         "Node" => {
             typed(value, "".into(), name, "Node", |node: &core::Node| (Document::Node(node::project(node)), Vec::new()))
         }
+        "ServiceCIDR" => typed(value, "".into(), name, "ServiceCIDR", |cidr: &networking::ServiceCIDR| {
+            let (cidrs, problems) = service_cidr::project(cidr);
+            (Document::ServiceCidr(cidrs), problems)
+        }),
         "Deployment" | "ReplicaSet" | "StatefulSet" | "DaemonSet" => Err(fault(format!(
             "{kind} {namespace}/{name}: nobody makes its pods here; whoever runs them adds Pod objects with \
              status.podIPs to the folder"
@@ -116,7 +124,9 @@ fn typed<T: DeserializeOwned>(
             let (namespace, name) = match &document {
                 Document::Service(service, _) => (service.name.namespace.clone(), service.name.name.clone()),
                 Document::Slice(slice) => (slice.name.namespace.clone(), slice.name.name.clone()),
-                Document::Pod(_) | Document::Node(_) | Document::Nothing => (namespace, name),
+                Document::Pod(_) | Document::Node(_) | Document::ServiceCidr(_) | Document::Nothing => {
+                    (namespace, name)
+                }
             };
             Ok(((kind, namespace, name), document, problems))
         }

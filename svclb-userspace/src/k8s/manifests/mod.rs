@@ -1,7 +1,7 @@
 //! The source for machines without Kubernetes: a folder of YAML files, followed live.
 //!
-//! Every file may hold several objects: Services, `EndpointSlices`, Pods (for Services with a selector)
-//! and Nodes (of which the own one counts). What changes in the folder is in the tables within some
+//! Every file may hold several objects: Services, `EndpointSlices`, Pods (for Services with a selector),
+//! `ServiceCIDRs` and Nodes (of which the own one counts). What changes in the folder is in the tables within some
 //! milliseconds. A file that cannot be read, or an object in it that cannot be understood, is reported
 //! and keeps its last good state; the others are not affected.
 
@@ -91,7 +91,8 @@ struct Source {
 impl Source {
     fn run(&mut self, changes: &Receiver<()>) {
         self.tell();
-        if Kind::REQUIRED.into_iter().any(|kind| self.events.send(Event::Listed(kind)).is_err()) {
+        let listed = Kind::REQUIRED.into_iter().chain([Kind::ServiceCidr]);
+        if listed.into_iter().any(|kind| self.events.send(Event::Listed(kind)).is_err()) {
             return;
         }
         loop {

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::document::{Document, Id};
+use ipnet::IpNet;
+
 use crate::k8s::pods;
 use crate::model::{Event, Node, Service, ServiceName, Slice, SliceName};
 
@@ -16,12 +18,15 @@ pub struct Snapshot {
     pub slices: BTreeMap<SliceName, Arc<Slice>>,
     /// The own Node.
     pub node: Option<Node>,
+    /// Prefixes of cluster IPs.
+    pub service_cidrs: BTreeMap<Arc<str>, Vec<IpNet>>,
 }
 
 impl Snapshot {
     /// What some objects say. `node_name` tells which Node is the own one.
     pub fn of(documents: BTreeMap<&Id, &Document>, node_name: &str) -> Self {
         let (mut services, mut slices, mut own_node) = (Vec::new(), Vec::new(), None);
+        let mut service_cidrs = BTreeMap::new();
         let mut pods_of: HashMap<&str, Vec<&pods::Pod>> = HashMap::new();
         let mut selecting = Vec::new();
         for ((_, namespace, name), document) in documents {
@@ -35,6 +40,7 @@ impl Snapshot {
                 }
                 Document::Pod(pod) => pods_of.entry(&**namespace).or_default().push(pod),
                 Document::Node(node) if name.to_lowercase() == node_name => own_node = Some(node.clone()),
+                Document::ServiceCidr(cidrs) => drop(service_cidrs.insert(name.clone(), cidrs.clone())),
                 Document::Node(_) | Document::Nothing => {}
             }
         }
@@ -44,7 +50,12 @@ impl Snapshot {
             slices.extend(made.into_iter().map(|slice| (slice.name.clone(), Arc::new(slice))));
         }
         // Made at once, a tree has no room that is not used.
-        Self { services: services.into_iter().collect(), slices: slices.into_iter().collect(), node: own_node }
+        Self {
+            services: services.into_iter().collect(),
+            slices: slices.into_iter().collect(),
+            node: own_node,
+            service_cidrs,
+        }
     }
 
     /// The events that lead from `old` to this.
@@ -64,6 +75,13 @@ impl Snapshot {
         events.extend(gone.cloned().map(Event::SliceDeleted));
         let gone = old.services.keys().filter(|name| !self.services.contains_key(name));
         events.extend(gone.cloned().map(Event::ServiceDeleted));
+        for (name, cidrs) in &self.service_cidrs {
+            if old.service_cidrs.get(name) != Some(cidrs) {
+                events.push(Event::ServiceCidrApplied(name.clone(), cidrs.clone()));
+            }
+        }
+        let gone = old.service_cidrs.keys().filter(|name| !self.service_cidrs.contains_key(*name));
+        events.extend(gone.cloned().map(Event::ServiceCidrDeleted));
         if self.node != old.node {
             events.push(self.node.clone().map_or(Event::NodeDeleted, Event::NodeApplied));
         }

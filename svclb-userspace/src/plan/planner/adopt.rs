@@ -41,7 +41,7 @@ pub(super) fn owners<A: FamilyAddress>(
     for (key, tables) in wanted {
         let mut fits: HashMap<u32, Fit> = HashMap::default();
         for frontend in tables.frontends.keys() {
-            let found = content.frontends.get(frontend).filter(|found| found.scope != scope::CLUSTER_ADDRESS);
+            let found = content.frontends.get(frontend).filter(|found| !scope::is_mark(found.scope));
             let Some(number) = found.map(|found| found.number).filter(|number| *number != 0) else { continue };
             let best = claims.get(frontend).and_then(|claims| claims.first()).map(|(_, owner)| owner);
             let fit = fits.entry(number).or_default();

@@ -262,7 +262,7 @@ impl<A: FamilyAddress> Planner<A> {
                 if !claims.get(key).is_some_and(is_best) {
                     continue;
                 }
-                let number = if *scope == scope::CLUSTER_ADDRESS { 0 } else { port.number };
+                let number = if scope::is_mark(*scope) { 0 } else { port.number };
                 let value = ServiceRef { number, scope: *scope, zero: [0; 3] };
                 if content.frontends.get(key) == Some(&value) {
                     settled.push(*key);

@@ -32,7 +32,7 @@ pub(super) struct Seen {
 pub(super) fn see(content: &Content<Addr4>) -> BTreeMap<ServiceKey<Addr4>, Seen> {
     let mut seen = BTreeMap::new();
     for (key, found) in &content.frontends {
-        if found.scope == scope::CLUSTER_ADDRESS {
+        if scope::is_mark(found.scope) {
             continue;
         }
         let record = content.service(found.number);
@@ -75,7 +75,7 @@ pub(super) fn expected(wanted: &Wanted) -> BTreeMap<ServiceKey<Addr4>, Seen> {
     }
     let mut seen = BTreeMap::new();
     for (key, (scope, port)) in owners {
-        if scope == scope::CLUSTER_ADDRESS {
+        if scope::is_mark(scope) {
             continue;
         }
         seen.insert(key, seen_of(scope, &wanted[port]));

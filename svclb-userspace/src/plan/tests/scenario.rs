@@ -55,7 +55,7 @@ pub(super) fn tables(
         frontends.iter().map(|(number, scope)| (frontend(*number, protocol), *scope)).collect();
     let cluster: Vec<_> =
         keys.iter().filter(|(_, scope)| **scope == scope::CLUSTER).map(|(key, _)| key.address).collect();
-    keys.extend(cluster.into_iter().map(|address| (ServiceKey::cluster_ip(address), scope::CLUSTER_ADDRESS)));
+    keys.extend(cluster.into_iter().map(|address| (ServiceKey::whole(address), scope::CLUSTER_ADDRESS)));
     PortTables {
         frontends: keys.into_iter().collect(),
         flags,
