@@ -14,9 +14,6 @@ use crate::{
     net::{Agent, AgentCommand, Node, agent_binary},
 };
 
-/// The prefixes of external IPs that scenarios use. kube-proxy serves every external IP.
-const EXTERNAL_IPS: &str = "203.0.0.0/16,2001:db8::/64";
-
 /// What runs on one node.
 #[derive(Debug)]
 enum Proxy {
