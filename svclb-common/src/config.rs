@@ -165,6 +165,9 @@ pub struct Sizes {
     pub source_ranges: u32,
     /// Entries of SOCKETS: two for each frontend that a socket of this node talks to.
     pub sockets: u32,
+    /// Entries of FRAGMENTS: datagrams in fragments that are under way through the node, twice, as ingress and egress
+    /// have entries of their own.
+    pub fragments: u32,
 }
 
 impl Sizes {
@@ -190,6 +193,7 @@ impl Sizes {
             affinity: 65_536,
             source_ranges: 16_384,
             sockets: 16_384,
+            fragments: 8192,
         }
     }
 
@@ -207,6 +211,7 @@ impl Sizes {
             "affinity" => &mut self.affinity,
             "source_ranges" => &mut self.source_ranges,
             "sockets" => &mut self.sockets,
+            "fragments" => &mut self.fragments,
             _ => panic!("no map size has this name"),
         }
     }

@@ -10,8 +10,8 @@ use crate::datapath::{Work, request};
 use crate::flow_table::{self, By, Change, Inserted, Lookup, NewFlow, Sought};
 use crate::parse::Network;
 use crate::schema::{
-    Affinity, AffinityKey, Backend, BackendRef, Device, Masquerade, MasqueradeKey, Service, ServiceKey, ServiceRef,
-    SocketKey, SocketPeer, SourceRangeKey, Way,
+    Affinity, AffinityKey, Backend, BackendRef, Device, Fragment, FragmentKey, Masquerade, MasqueradeKey, Service,
+    ServiceKey, ServiceRef, SocketKey, SocketPeer, SourceRangeKey, Way,
 };
 use crate::snat_port::{self, Claim};
 use crate::verdict::Counter;
@@ -88,6 +88,12 @@ pub trait Tables<A: Address> {
     fn socket(&self, key: &SocketKey<A>) -> Option<SocketPeer<A>>;
     /// Writes SOCKETS; what was not used for long makes room.
     fn set_socket(&self, key: &SocketKey<A>, value: &SocketPeer<A>);
+    /// FRAGMENTS.
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<Fragment<A>>;
+    /// Writes FRAGMENTS; what was not used for long makes room.
+    fn set_fragment(&self, key: &FragmentKey<A>, value: &Fragment<A>);
+    /// Removes an entry of FRAGMENTS, if it is there.
+    fn remove_fragment(&self, key: &FragmentKey<A>);
     /// MASQUERADE.
     fn masquerade(&self, key: &MasqueradeKey<A>) -> Option<Masquerade<A>>;
     /// Enters a key that must not exist yet; `false` if it does or the table is full.

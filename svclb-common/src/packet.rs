@@ -28,6 +28,10 @@ pub trait Packet {
     ///   if `pseudo`.
     fn add_l4_checksum(&mut self, offset: usize, difference: u32, pseudo: bool) -> Option<()>;
 
+    /// Says that the bytes of the packet sum to `difference` more than before. Counts only where the device gave a
+    /// sum of the whole packet (`CHECKSUM_COMPLETE`). A helper call.
+    fn add_packet_sum(&mut self, difference: u32);
+
     /// One's complement sum of `length` bytes, for answers only. `length` is at most
     /// [`MAX_SUM`]; `offset` and the start of the sum are 16-bit aligned to each other.
     fn sum(&self, offset: usize, length: usize) -> Option<u32>;

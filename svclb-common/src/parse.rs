@@ -33,6 +33,17 @@ pub struct NetworkHeader<A> {
     pub payload: u32,
 }
 
+/// Which part of a datagram a fragment is.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Part {
+    /// Offset of the field with flags and offset, which says that it is a fragment; 0 in a whole packet.
+    pub at: u16,
+    /// Bytes of the datagram in fragments before this one: 0 in the first.
+    pub offset: u16,
+    /// What the sender calls the datagram, as it stands in the packet.
+    pub id: u32,
+}
+
 /// What differs between the families on the wire.
 pub trait Network: Address {
     /// Offset of the source address in the header.
@@ -41,26 +52,36 @@ pub trait Network: Address {
     const DESTINATION: usize;
     /// The protocol number of this family's ICMP.
     const ICMP: u8;
+    /// Seconds for which a receiver waits for the rest of a datagram: 30 in Linux (`IP_FRAG_TIME`; RFC 791 has 15 for
+    /// a start), 60 for IPv6 (RFC 8200 section 4.5).
+    const REASSEMBLY_SECONDS: u32;
 
-    /// Reads the network header at `l3`.
-    fn network<P: Packet>(packet: &P, l3: usize) -> Result<NetworkHeader<Self>, Counter>;
+    /// Reads the network header at `l3`. Which part of a datagram a fragment is, is then in `part`; without, fragments
+    /// are not read: [`Counter::Fragment`]. Behind the first fragment of a datagram there are no more headers.
+    fn network<P: Packet>(packet: &P, l3: usize, part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter>;
 }
 
 impl Network for Addr4 {
     const SOURCE: usize = ipv4::SOURCE;
     const DESTINATION: usize = ipv4::DESTINATION;
     const ICMP: u8 = protocol::ICMP;
+    const REASSEMBLY_SECONDS: u32 = 30;
 
     #[inline(always)]
-    fn network<P: Packet>(packet: &P, l3: usize) -> Result<NetworkHeader<Self>, Counter> {
+    fn network<P: Packet>(packet: &P, l3: usize, part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter> {
         let header: ipv4::Ipv4 = packet.read(l3).ok_or(Counter::Malformed)?;
         let length = (header.version_ihl & 15) as u32 * 4;
         let total = header.total_length.get() as u32;
         if header.version_ihl >> 4 != 4 || length < 20 || total < length {
             return Err(Counter::Malformed);
         }
-        if header.fragment.get() & ipv4::FRAGMENT_MASK != 0 {
-            return Err(Counter::Fragment);
+        let fragment = header.fragment.get();
+        if fragment & ipv4::FRAGMENT_MASK != 0 {
+            *part.ok_or(Counter::Fragment)? = Part {
+                at: (l3 + ipv4::FRAGMENT_FIELD) as u16,
+                offset: (fragment & ipv4::FRAGMENT_OFFSET) * 8,
+                id: header.identification.0 as u32,
+            };
         }
         Ok(NetworkHeader {
             source: header.source,
@@ -76,9 +97,10 @@ impl Network for Addr6 {
     const SOURCE: usize = ipv6::SOURCE;
     const DESTINATION: usize = ipv6::DESTINATION;
     const ICMP: u8 = protocol::ICMPV6;
+    const REASSEMBLY_SECONDS: u32 = 60;
 
     #[inline(always)]
-    fn network<P: Packet>(packet: &P, l3: usize) -> Result<NetworkHeader<Self>, Counter> {
+    fn network<P: Packet>(packet: &P, l3: usize, mut part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter> {
         let header: ipv6::Ipv6 = packet.read(l3).ok_or(Counter::Malformed)?;
         if header.version_class_flow[0] >> 4 != 6 {
             return Err(Counter::Malformed);
@@ -98,26 +120,41 @@ impl Network for Addr6 {
                     next = extension.next_header;
                     l4 += (extension.length as usize + 2) * 4;
                 }
-                protocol::FRAGMENT => return Err(Counter::Fragment),
-                _ => {
-                    let extensions = (l4 - l3 - ipv6::LENGTH) as u32;
-                    let payload = header.payload_length.get() as u32;
-                    if payload < extensions {
-                        return Err(Counter::Malformed);
+                protocol::FRAGMENT => {
+                    let fragment: ipv6::Fragment = packet.read(l4).ok_or(Counter::Malformed)?;
+                    let field = fragment.fragment.get();
+                    next = fragment.next_header;
+                    if field & ipv6::FRAGMENT_MASK != 0 {
+                        // Twice in one packet it would be a fragment of a fragment.
+                        *part.take().ok_or(Counter::Fragment)? = Part {
+                            at: (l4 + ipv6::FRAGMENT_FIELD) as u16,
+                            offset: field & ipv6::FRAGMENT_OFFSET,
+                            id: fragment.identification.0,
+                        };
                     }
-                    return Ok(NetworkHeader {
-                        source: header.source,
-                        destination: header.destination,
-                        protocol: next,
-                        l4,
-                        payload: payload - extensions,
-                    });
+                    l4 += size_of::<ipv6::Fragment>();
+                    if field & ipv6::FRAGMENT_OFFSET != 0 {
+                        return behind_extensions(&header, l3, l4, next);
+                    }
                 }
+                _ => return behind_extensions(&header, l3, l4, next),
             }
             read += 1;
         }
         Err(Counter::Malformed)
     }
+}
+
+/// The answer for an IPv6 packet whose extension headers end at `l4`.
+#[inline(always)]
+fn behind_extensions(header: &ipv6::Ipv6, l3: usize, l4: usize, protocol: u8) -> Result<NetworkHeader<Addr6>, Counter> {
+    let extensions = (l4 - l3 - ipv6::LENGTH) as u32;
+    let payload = header.payload_length.get() as u32;
+    if payload < extensions {
+        return Err(Counter::Malformed);
+    }
+    let (source, destination) = (header.source, header.destination);
+    Ok(NetworkHeader { source, destination, protocol, l4, payload: payload - extensions })
 }
 
 /// Everything that the datapath wants to know of a packet.
@@ -141,6 +178,8 @@ pub struct Headers<A> {
     pub protocol: u8,
     /// What the packet says of its connection: the flags of TCP, [`sctp::signal`] of SCTP; 0 else.
     pub signal: u8,
+    /// [`Part::at`]: 0 in a whole packet.
+    pub fragment: u16,
 }
 
 impl<A: Address> Headers<A> {
@@ -162,6 +201,7 @@ impl<A: Address> Headers<A> {
     pub const fn new(
         network: NetworkHeader<A>,
         l3: usize,
+        fragment: u16,
         source_port: Be16,
         destination_port: Be16,
         signal: u8,
@@ -176,6 +216,7 @@ impl<A: Address> Headers<A> {
             payload: network.payload,
             protocol: network.protocol,
             signal,
+            fragment,
         }
     }
 
@@ -211,12 +252,67 @@ struct Ports {
     destination: Be16,
 }
 
-/// Reads network and transport header. Of a protocol without ports ([`Counter::OtherProtocol`]) the network header is
-/// there. A function of its own, so that its buffers are off the stack again
-/// when the packet goes on.
+/// Reads network and transport header of a whole packet; of others says [`Counter::Fragment`]. Of a protocol without
+/// ports ([`Counter::OtherProtocol`]) the network header is there. A function of its own, so that its buffers are off
+/// the stack again when the packet goes on.
 #[inline(never)]
 pub fn headers<A: Network, P: Packet>(packet: &P, l3: usize, headers: &mut Headers<A>) -> Result<(), Counter> {
-    let network = A::network(packet, l3)?;
+    let network = A::network(packet, l3, None)?;
+    transport(packet, network, l3, 0, headers)
+}
+
+/// What is to be known of a fragment besides its headers.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Piece {
+    /// Where it belongs.
+    pub part: Part,
+    /// In a first fragment: bytes of the datagram up to the end of the transport header.
+    pub header_end: u32,
+    /// It is a first fragment that ends before its transport header does.
+    pub cut: bool,
+}
+
+/// Reads the headers of a fragment of TCP or UDP: with ports if it is a first one and they are in it.
+#[inline(never)]
+pub fn fragment<A: Network, P: Packet>(
+    packet: &P,
+    l3: usize,
+    headers: &mut Headers<A>,
+    piece: &mut Piece,
+) -> Result<(), Counter> {
+    piece.part = Part::default();
+    let network = A::network(packet, l3, Some(&mut piece.part))?;
+    let Part { at, offset, .. } = piece.part;
+    let wanted = match network.protocol {
+        protocol::TCP => tcp::LENGTH as u32,
+        protocol::UDP => udp::LENGTH as u32,
+        // The protocol stands behind the options, in the first fragment.
+        protocol::DESTINATION_OPTIONS if A::IS_V6 && offset != 0 => 0,
+        _ => return Err(Counter::Fragment),
+    };
+    // What is fragmented begins behind the fragment header, maybe with destination options.
+    let start = if A::IS_V6 { at as usize + size_of::<ipv6::Fragment>() - ipv6::FRAGMENT_FIELD } else { network.l4 };
+    piece.header_end = (network.l4 - start) as u32 + wanted;
+    piece.cut = network.payload < wanted;
+    if offset == 0 && !piece.cut {
+        return transport(packet, network, l3, at, headers);
+    }
+    let mut ports = (Be16::ZERO, Be16::ZERO);
+    if offset == 0 && network.payload >= size_of::<Ports>() as u32 {
+        ports = quoted_ports(packet, network.l4).ok_or(Counter::Malformed)?;
+    }
+    *headers = Headers::new(network, l3, at, ports.0, ports.1, 0);
+    Ok(())
+}
+
+#[inline(always)]
+fn transport<A: Network, P: Packet>(
+    packet: &P,
+    network: NetworkHeader<A>,
+    l3: usize,
+    fragment: u16,
+    headers: &mut Headers<A>,
+) -> Result<(), Counter> {
     let l4 = network.l4;
     let (mut source_port, mut destination_port, mut signal) = (Be16::ZERO, Be16::ZERO, 0);
     if network.protocol == protocol::TCP {
@@ -235,11 +331,11 @@ pub fn headers<A: Network, P: Packet>(packet: &P, l3: usize, headers: &mut Heade
     }
     let known =
         matches!(network.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) || network.protocol == A::ICMP;
-    *headers = Headers::new(network, l3, source_port, destination_port, signal);
+    *headers = Headers::new(network, l3, fragment, source_port, destination_port, signal);
     if known { Ok(()) } else { Err(Counter::OtherProtocol) }
 }
 
-/// Ports quoted in an ICMP error: the first four bytes of the transport header are always there
+/// Ports of a transport header of which not all may be there, as in an ICMP error: its first four bytes always are
 /// (RFC 792 quotes eight).
 #[inline(always)]
 pub fn quoted_ports<P: Packet>(packet: &P, l4: usize) -> Option<(Be16, Be16)> {

@@ -99,6 +99,23 @@ pub fn crc_after<A: Network>(headers: &Headers<A>, side: Side, field: u32, to: B
     field ^ crc32c::difference(from, to, to_end).to_le()
 }
 
+/// Replaces one address of a fragment that has no transport header. `None` if the packet could not be written.
+#[inline(always)]
+pub fn rewrite_address<A: Network, P: Packet>(packet: &mut P, headers: &Headers<A>, side: Side, to: A) -> Option<()> {
+    let (from, address_at) = match side {
+        Side::Source => (headers.source, A::SOURCE),
+        Side::Destination => (headers.destination, A::DESTINATION),
+    };
+    let address = difference(from.sum(), to.sum());
+    packet.write(headers.l3 + address_at, &to)?;
+    if A::IS_V6 {
+        // The transport checksum that makes up for it is in another fragment.
+        packet.add_packet_sum(address);
+        return Some(());
+    }
+    network_checksum(packet, headers.l3, address)
+}
+
 /// Updates the IPv4 header checksum. The whole header sums to the same as before, so a checksum of the
 /// whole packet stays right.
 #[inline(always)]

@@ -7,8 +7,10 @@
 //!
 //! A change of any of these types changes [`LAYOUT`]: an agent refuses pinned maps of another layout.
 
+mod fragment;
 mod socket;
 
+pub use self::fragment::{Fragment, FragmentKey, fate, hook};
 pub use self::socket::{SocketKey, SocketPeer, side};
 use crate::addr::{Addr4, Addr6, Address, Be16, Endpoint};
 use crate::wire::ethernet::Mac;
@@ -59,6 +61,10 @@ plain! {
     SocketKey<Addr6>: 8 + 16 + 2 + 1 + 1,
     SocketPeer<Addr4>: 4 + 2 + 2 + 4 + 4,
     SocketPeer<Addr6>: 16 + 2 + 2 + 4 + 4,
+    FragmentKey<Addr4>: 2 * 4 + 4 + 1 + 1 + 2,
+    FragmentKey<Addr6>: 2 * 16 + 4 + 1 + 1 + 2,
+    Fragment<Addr4>: 4 + 4 + 2 + 1 + 1 + 6 + 2,
+    Fragment<Addr6>: 16 + 4 + 2 + 1 + 1 + 6 + 2,
     ServiceCounters: 8 + 4 + 4,
     SlotPair: 2 * 4,
     Way<Addr4>: 3 * 4 + 3 * 2 + 2 + 4 + 4 + 4,
@@ -566,6 +572,8 @@ maps! {
     AFFINITY6 Hash [AffinityKey<Addr6> => Affinity] SizedBy("affinity"), "the same for IPv6";
     SOURCE_RANGES4 LpmTrie [SourceRangeKey<Addr4> => u32] SizedBy("source_ranges"), "clients that a load balancer address admits";
     SOURCE_RANGES6 LpmTrie [SourceRangeKey<Addr6> => u32] SizedBy("source_ranges"), "the same for IPv6";
+    FRAGMENTS4 LruHash [FragmentKey<Addr4> => Fragment<Addr4>] SizedBy("fragments"), "datagram at a hook -> what became of its first fragment";
+    FRAGMENTS6 LruHash [FragmentKey<Addr6> => Fragment<Addr6>] SizedBy("fragments"), "the same for IPv6";
     SOCKETS4 LruHash [SocketKey<Addr4> => SocketPeer<Addr4>] SizedBy("sockets"), "socket of this node and frontend -> backend, and back";
     SOCKETS6 LruHash [SocketKey<Addr6> => SocketPeer<Addr6>] SizedBy("sockets"), "the same for IPv6";
     DEVICES GrowingHash [u32 => Device] Fixed(16_384), "interface index -> role, masquerade addresses";

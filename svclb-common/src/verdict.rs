@@ -102,7 +102,8 @@ counters! {
     NotIp = 2 "not_ip",
     /// Packets whose headers are cut short or contradict themselves; passed.
     Malformed = 3 "malformed",
-    /// Fragments; passed, as fragments are not translated yet.
+    /// Fragments behind the first one that belong to no Service as far as is known, and all of other protocols than TCP
+    /// and UDP; passed. A first fragment counts as a whole packet does.
     Fragment = 4 "fragment",
     /// Transport protocols that no Service can have; passed.
     OtherProtocol = 6 "other_protocol",
@@ -128,6 +129,8 @@ counters! {
     SocketPeerTranslated = 17 "socket_peer_translated",
     /// Echo requests to a Service address that were answered.
     PingAnswered = 18 "ping_answered",
+    /// Fragments behind the first one whose address was rewritten as the first one's was.
+    FragmentTranslated = 19 "fragment_translated",
     /// Flows made.
     FlowCreated = 20 "flow_created",
     /// Flows that replaced an older flow of the same client and frontend.
@@ -175,6 +178,12 @@ counters! {
     /// Drop: about to leave the node for an address that only Services have, and nobody has translated it. No Service
     /// has the address, or it was sent in a way that is not served.
     NobodysAddress = 51 "drop_nobodys_address",
+    /// Drop: a fragment to a cluster IP came before the first one of its datagram, which has the ports.
+    FragmentBeforeFirst = 52 "drop_fragment_before_first",
+    /// Drop: the first fragment of this datagram was refused or dropped.
+    FragmentOfDropped = 53 "drop_fragment_of_dropped",
+    /// Drop: a first fragment that ends within the transport header, or another one that begins there.
+    FragmentedHeader = 54 "drop_fragmented_header",
 }
 
 /// Slots in COUNTERS: room for numbers to come.
@@ -208,6 +217,12 @@ pub enum DropReason {
     Unwritable = Counter::Unwritable as u8,
     /// See [`Counter::NobodysAddress`].
     NobodysAddress = Counter::NobodysAddress as u8,
+    /// See [`Counter::FragmentBeforeFirst`].
+    FragmentBeforeFirst = Counter::FragmentBeforeFirst as u8,
+    /// See [`Counter::FragmentOfDropped`].
+    FragmentOfDropped = Counter::FragmentOfDropped as u8,
+    /// See [`Counter::FragmentedHeader`].
+    FragmentedHeader = Counter::FragmentedHeader as u8,
 }
 
 impl DropReason {
@@ -225,6 +240,9 @@ impl DropReason {
         Self::Inconsistent,
         Self::Unwritable,
         Self::NobodysAddress,
+        Self::FragmentBeforeFirst,
+        Self::FragmentOfDropped,
+        Self::FragmentedHeader,
     ];
 
     #[inline(always)]

@@ -17,8 +17,8 @@ use svclb_common::env::{Env, Peek, Place, ServiceEvent, TICK_SHIFT, Tables, Tick
 use svclb_common::flow_table::{self, By, Change, Inserted, Lookup, NewFlow, Sought};
 use svclb_common::interest;
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, BackendRef, Device, Masquerade, MasqueradeKey, Service, ServiceCounters,
-    ServiceKey, ServiceRef, SlotPair, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
+    Affinity, AffinityKey, Backend, BackendRef, Device, Fragment, FragmentKey, Masquerade, MasqueradeKey, Service,
+    ServiceCounters, ServiceKey, ServiceRef, SlotPair, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
 };
 use svclb_common::snat_port::{self, Claim};
 use svclb_common::verdict::Counter;
@@ -193,7 +193,8 @@ const INSERTED_CONFLICT: u32 = Inserted::Conflict as u32;
 macro_rules! tables {
     ($address:ty, $masquerade:ident, $interest_frontends:ident, $interest_backends:ident, $services:ident,
      $service:ident, $slots:ident, $backends:ident, $flows:ident, $details:ident, $spill:ident,
-     $spill_details:ident, $find_entry:ident, $insert:ident, $locate:ident, $choose:ident, $enter_claim:ident, $masquerades:ident, $affinity:ident, $ranges:ident, $sockets:ident, $counters:ident) => {
+     $spill_details:ident, $find_entry:ident, $insert:ident, $locate:ident, $choose:ident, $enter_claim:ident, $masquerades:ident, $affinity:ident, $ranges:ident, $sockets:ident, $fragments:ident,
+     $counters:ident) => {
         /// [`flow_table::find_entry`] for one family.
         #[unsafe(no_mangle)]
         #[inline(never)]
@@ -364,6 +365,25 @@ macro_rules! tables {
             }
 
             #[inline(always)]
+            fn fragment(&self, key: &FragmentKey<$address>) -> Option<Fragment<$address>> {
+                // SAFETY: plain data, copied at once; an entry that goes to another datagram meanwhile was the least
+                // used of all.
+                unsafe { maps::$fragments.get(key) }.copied()
+            }
+
+            #[inline(always)]
+            fn set_fragment(&self, key: &FragmentKey<$address>, value: &Fragment<$address>) {
+                // A table of this kind is never full; if the kernel cannot write, the datagram stays incomplete.
+                let _written = maps::$fragments.insert(key, value, BPF_ANY.into());
+            }
+
+            #[inline(always)]
+            fn remove_fragment(&self, key: &FragmentKey<$address>) {
+                // That it is gone already is as good.
+                let _gone = maps::$fragments.remove(key);
+            }
+
+            #[inline(always)]
             fn masquerade(&self, key: &MasqueradeKey<$address>) -> Option<Masquerade<$address>> {
                 // SAFETY: plain data, copied at once; an entry that changes hands meanwhile had expired.
                 unsafe { maps::$masquerades.get(key) }.copied()
@@ -506,6 +526,7 @@ tables!(
     AFFINITY4,
     SOURCE_RANGES4,
     SOCKETS4,
+    FRAGMENTS4,
     SERVICE_COUNTERS4
 );
 tables!(
@@ -530,5 +551,6 @@ tables!(
     AFFINITY6,
     SOURCE_RANGES6,
     SOCKETS6,
+    FRAGMENTS6,
     SERVICE_COUNTERS6
 );

@@ -10,8 +10,8 @@ use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::Config;
 use svclb_common::datapath::Scratch;
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, FrontendBucket, Masquerade, MasqueradeKey,
-    RefusalBudget, Service, ServiceCounters, SlotPair, SocketKey, SocketPeer, SourceRange,
+    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Fragment, FragmentKey, FrontendBucket,
+    Masquerade, MasqueradeKey, RefusalBudget, Service, ServiceCounters, SlotPair, SocketKey, SocketPeer, SourceRange,
 };
 
 /// Flags of a hash whose entries are allocated as they come.
@@ -69,6 +69,8 @@ maps! {
     AFFINITY6: HashMap<AffinityKey<Addr6>, Affinity, 1>;
     SOURCE_RANGES4: LpmTrie<SourceRange<Addr4>, u32, 1>;
     SOURCE_RANGES6: LpmTrie<SourceRange<Addr6>, u32, 1>;
+    FRAGMENTS4: LruHashMap<FragmentKey<Addr4>, Fragment<Addr4>, 1>;
+    FRAGMENTS6: LruHashMap<FragmentKey<Addr6>, Fragment<Addr6>, 1>;
     SOCKETS4: LruHashMap<SocketKey<Addr4>, SocketPeer<Addr4>, 1>;
     SOCKETS6: LruHashMap<SocketKey<Addr6>, SocketPeer<Addr6>, 1>;
     DEVICES: HashMap<u32, Device, 1, GROWING>;

@@ -7,7 +7,7 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
-    bpf_csum_diff, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
+    bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
     bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use core::arch::asm;
@@ -109,6 +109,12 @@ impl Packet for Skb {
         // SAFETY: the helper checks the bounds. A size of 0 in the flags means that `to` is a difference.
         let failed = unsafe { bpf_l4_csum_replace(self.ctx, offset as u32, 0, difference as u64, flags) };
         (failed == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn add_packet_sum(&mut self, difference: u32) {
+        // SAFETY: a helper on plain numbers. It fails where there is no such sum, and nothing is to be done.
+        let _no_sum = unsafe { bpf_csum_update(self.ctx, difference) };
     }
 
     #[inline(always)]

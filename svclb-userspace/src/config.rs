@@ -151,8 +151,8 @@ pub struct AgentOptions {
     #[command(flatten)]
     pub conntrack: Conntrack,
     /// Entries of maps that are made anew, as NAME=ENTRIES: flow_buckets, spill_buckets, frontend_buckets,
-    /// services, slot_pairs, backends, masquerade, affinity, source_ranges, sockets. Follows the machine's memory if not
-    /// given.
+    /// services, slot_pairs, backends, masquerade, affinity, source_ranges, sockets, fragments. Follows the machine's
+    /// memory if not given.
     #[arg(long, env = "SVCLB_MAP_SIZES", value_delimiter = ',', value_parser = map_size, value_name = "NAME=ENTRIES,...")]
     pub map_sizes: Vec<(&'static str, u32)>,
     /// How logs look on stderr: text if not given.
@@ -295,7 +295,7 @@ pub enum LogFormat {
 #[error("{0}")]
 pub struct OptionsError(String);
 
-const SIZE_NAMES: [&str; 12] = [
+const SIZE_NAMES: [&str; 13] = [
     "interest_frontends",
     "interest_backends",
     "frontend_buckets",
@@ -308,6 +308,7 @@ const SIZE_NAMES: [&str; 12] = [
     "affinity",
     "source_ranges",
     "sockets",
+    "fragments",
 ];
 
 /// Sizes that a hash picks a place in.

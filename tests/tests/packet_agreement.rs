@@ -13,6 +13,7 @@ use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Prefix, flag as config_flag};
 use svclb_common::service::{flag, scope};
 use svclb_common::verdict::Counter;
+use svclb_tests::packet::fragments::Cut;
 use svclb_tests::packet::{self, Frame, sctp, tcp, udp};
 use svclb_tests::world::{BackendSpec, NODE4, NODE6, Outcome, Port, Scene, ServiceSpec, World};
 
@@ -220,6 +221,31 @@ fn damage(dice: &mut Dice, bytes: &mut Vec<u8>, v6: bool) {
     }
 }
 
+/// A datagram in fragments, of which one may come too early.
+fn pieces(dice: &mut Dice, frame: Frame) -> Vec<Vec<u8>> {
+    let options = dice.one_in(4);
+    let frame = frame.payload(dice.of(&[60, 300]));
+    let frame = if options { frame.options() } else { frame };
+    // Few names, so that one is met again; now and then less than a transport header.
+    let (id, size) = (dice.below(3) as u16, dice.of(&[8, 16, 64, 64, 64, 64]));
+    let mut pieces = Cut { id, size, behind_options: options && dice.one_in(2) }.of(&frame.bytes());
+    pieces.truncate(4);
+    if dice.one_in(3) {
+        pieces.rotate_left(1);
+    }
+    pieces
+}
+
+/// Sends fragments through both hooks.
+fn send_pieces(pair: &mut Pair, pieces: &[Vec<u8>], (enters, leaves): (Port, Port)) {
+    for piece in pieces {
+        let sent = pair.run(true, enters, piece);
+        if sent.action == svclb_tests::world::NEXT {
+            pair.run(false, leaves, &sent.bytes);
+        }
+    }
+}
+
 /// One packet and what follows from it.
 fn step(pair: &mut Pair, dice: &mut Dice) {
     let v6 = dice.one_in(2);
@@ -245,6 +271,12 @@ fn step(pair: &mut Pair, dice: &mut Dice) {
     }
     let port = dice.of(&[Port::Pod, Port::Uplink, Port::BridgePort]);
     let frame = make(protocol, from, frontend);
+    if dice.one_in(5) {
+        let leaves = dice.of(&[Port::Uplink, Port::Uplink, Port::Pod, Port::Unnumbered]);
+        let pieces = pieces(dice, frame);
+        send_pieces(pair, &pieces, (port, leaves));
+        return;
+    }
     let mut bytes = shape(dice, frame, protocol).bytes();
     if dice.one_in(8) {
         damage(dice, &mut bytes, v6);
@@ -273,8 +305,14 @@ fn step(pair: &mut Pair, dice: &mut Dice) {
 /// The backend answers.
 fn answer(pair: &mut Pair, dice: &mut Dice, sent: &packet::Seen, protocol: u8) {
     let frame = make(protocol, sent.destination, sent.source);
+    let by = dice.of(&[Port::Uplink, Port::BridgePort, Port::Pod]);
+    if dice.one_in(3) {
+        let pieces = pieces(dice, frame);
+        send_pieces(pair, &pieces, (by, Port::Uplink));
+        return;
+    }
     let frame = if protocol != UDP && dice.one_in(2) { frame.answer() } else { shape(dice, frame, protocol) };
-    let reply = pair.run(true, dice.of(&[Port::Uplink, Port::BridgePort, Port::Pod]), &frame.bytes());
+    let reply = pair.run(true, by, &frame.bytes());
     if reply.action == svclb_tests::world::NEXT {
         pair.run(false, Port::Uplink, &reply.bytes);
     }

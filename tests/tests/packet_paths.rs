@@ -2,51 +2,14 @@
 
 use std::net::SocketAddr;
 use svclb_common::config::{Prefix, flag as config_flag};
-use svclb_common::service::{flag, scope};
+use svclb_common::service::flag;
 use svclb_common::verdict::Counter;
 use svclb_tests::packet::{self, Frame, sctp, tcp, udp};
-use svclb_tests::world::{BRIDGE_MAC, BackendSpec, NODE4, NODE6, Port, Scene, ServiceSpec, World};
-
-/// The addresses of one family.
-struct Net {
-    client: SocketAddr,
-    outside: SocketAddr,
-    cluster: SocketAddr,
-    node_port: SocketAddr,
-    load_balancer: SocketAddr,
-    local: SocketAddr,
-    remote: SocketAddr,
-    node: std::net::IpAddr,
-}
-
-fn at(text: &str) -> SocketAddr {
-    text.parse().expect("an address and a port")
-}
+use svclb_tests::world::{BRIDGE_MAC, BackendSpec, Net, Port, Scene, World};
 
 /// Runs a test in both worlds, for both families and every protocol.
 fn everywhere(test: impl Fn(&mut World, &Net, fn(SocketAddr, SocketAddr) -> Frame, u8)) {
-    let nets = [
-        Net {
-            client: at("10.244.1.5:40000"),
-            outside: at("198.51.100.10:50000"),
-            cluster: at("10.96.0.10:80"),
-            node_port: SocketAddr::new(NODE4.into(), 30080),
-            load_balancer: at("203.0.113.7:80"),
-            local: at("10.244.1.7:8080"),
-            remote: at("10.244.2.7:8080"),
-            node: NODE4.into(),
-        },
-        Net {
-            client: at("[fd00:10:244:1::5]:40000"),
-            outside: at("[2001:db8:2::10]:50000"),
-            cluster: at("[fd00:10:96::10]:80"),
-            node_port: SocketAddr::new(NODE6.into(), 30080),
-            load_balancer: at("[2001:db8:7::7]:80"),
-            local: at("[fd00:10:244:1::7]:8080"),
-            remote: at("[fd00:10:244:2::7]:8080"),
-            node: NODE6.into(),
-        },
-    ];
+    let nets = Net::both();
     World::each(|world| {
         for net in &nets {
             test(world, net, |from, to| tcp(from, to).syn(), 6);
@@ -64,25 +27,10 @@ fn everywhere(test: impl Fn(&mut World, &Net, fn(SocketAddr, SocketAddr) -> Fram
     });
 }
 
-fn service(net: &Net, protocol: u8) -> ServiceSpec {
-    ServiceSpec {
-        protocol,
-        frontends: vec![
-            (net.cluster, scope::CLUSTER),
-            (net.node_port, scope::NODE_PORT),
-            (net.load_balancer, scope::LOAD_BALANCER),
-        ],
-        backends: vec![BackendSpec { endpoint: net.remote, local: false }],
-        flags: 0,
-        affinity: 0,
-        ranges: Vec::new(),
-    }
-}
-
 #[test]
 fn a_request_to_a_cluster_ip_gets_a_backend_and_its_reply_the_frontend() {
     everywhere(|world, net, frame, protocol| {
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         let request = world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
         let seen = request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
         assert_eq!((seen.source, seen.destination), (net.client, net.remote), "only the destination changes");
@@ -98,7 +46,7 @@ fn a_request_to_a_cluster_ip_gets_a_backend_and_its_reply_the_frontend() {
 #[test]
 fn a_node_port_with_a_remote_backend_is_dnat_then_masquerade() {
     everywhere(|world, net, frame, protocol| {
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         let request = world.ingress(Port::Uplink, &frame(net.outside, net.node_port).bytes());
         request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
         let routed = world.egress(Port::Uplink, &request.bytes);
@@ -117,7 +65,7 @@ fn a_node_port_with_a_remote_backend_is_dnat_then_masquerade() {
 #[test]
 fn two_clients_with_one_port_get_two_masquerade_ports() {
     everywhere(|world, net, frame, protocol| {
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         let mut other = net.outside;
         other.set_ip(net.client.ip());
         let mut ports = Vec::new();
@@ -138,7 +86,7 @@ fn two_clients_with_one_port_get_two_masquerade_ports() {
 #[test]
 fn a_pod_that_reaches_itself_sees_the_node() {
     everywhere(|world, net, frame, protocol| {
-        let mut spec = service(net, protocol);
+        let mut spec = net.service(protocol);
         let pod = SocketAddr::new(net.client.ip(), 8080);
         spec.backends = vec![BackendSpec { endpoint: pod, local: true }];
         Scene::default().add(world, &spec);
@@ -158,7 +106,7 @@ fn a_pod_that_reaches_itself_sees_the_node() {
 #[test]
 fn a_service_without_endpoints_refuses_and_so_does_an_unknown_port() {
     everywhere(|world, net, frame, protocol| {
-        let mut spec = service(net, protocol);
+        let mut spec = net.service(protocol);
         spec.backends.clear();
         Scene::default().add(world, &spec);
         for frontend in [net.cluster, net.node_port, net.load_balancer] {
@@ -183,7 +131,7 @@ fn a_service_without_endpoints_refuses_and_so_does_an_unknown_port() {
 #[test]
 fn local_policies_use_endpoints_of_this_node_and_keep_the_client() {
     everywhere(|world, net, frame, protocol| {
-        let mut spec = service(net, protocol);
+        let mut spec = net.service(protocol);
         spec.flags = flag::EXTERNAL_LOCAL | flag::INTERNAL_LOCAL;
         let mut scene = Scene::default();
         let number = scene.add(world, &spec);
@@ -211,7 +159,7 @@ fn local_policies_use_endpoints_of_this_node_and_keep_the_client() {
 #[test]
 fn local_traffic_counts_as_having_passed_the_load_balancer() {
     everywhere(|world, net, frame, protocol| {
-        let mut spec = service(net, protocol);
+        let mut spec = net.service(protocol);
         spec.flags = flag::EXTERNAL_LOCAL;
         Scene::default().add(world, &spec);
         let request = world.ingress(Port::Pod, &frame(net.client, net.node_port).bytes());
@@ -224,7 +172,7 @@ fn local_traffic_counts_as_having_passed_the_load_balancer() {
 #[test]
 fn a_pod_of_another_node_is_a_client_as_those_outside() {
     everywhere(|world, net, frame, protocol| {
-        let mut spec = service(net, protocol);
+        let mut spec = net.service(protocol);
         spec.flags = flag::EXTERNAL_LOCAL;
         Scene::default().add(world, &spec);
         world.configure(|config| {
@@ -243,7 +191,7 @@ fn a_pod_of_another_node_is_a_client_as_those_outside() {
 #[test]
 fn where_devices_tell_what_is_local_the_others_are_masqueraded() {
     everywhere(|world, net, frame, protocol| {
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         world.configure(|config| config.flags |= config_flag::LOCAL_BY_DEVICE);
         let request = frame(net.client, net.cluster).bytes();
         let inside = world.ingress(Port::Pod, &request);
@@ -262,7 +210,7 @@ fn where_devices_tell_what_is_local_the_others_are_masqueraded() {
 #[test]
 fn source_ranges_guard_load_balancer_addresses_alone() {
     everywhere(|world, net, frame, protocol| {
-        let mut spec = service(net, protocol);
+        let mut spec = net.service(protocol);
         spec.flags = flag::SOURCE_RANGES;
         let network = if net.outside.is_ipv6() { "2001:db8:2::" } else { "198.51.100.0" };
         let length = if net.outside.is_ipv6() { 48 } else { 24 };
@@ -280,7 +228,7 @@ fn source_ranges_guard_load_balancer_addresses_alone() {
 #[test]
 fn affinity_holds_until_its_timeout_and_only_to_a_backend_of_the_list() {
     everywhere(|world, net, frame, protocol| {
-        let mut spec = service(net, protocol);
+        let mut spec = net.service(protocol);
         spec.affinity = 100;
         for port in 1..8 {
             spec.backends.push(BackendSpec { endpoint: SocketAddr::new(net.local.ip(), port), local: true });
@@ -337,7 +285,7 @@ fn a_udp_flow_leaves_a_backend_that_is_gone_with_the_next_packet_and_tcp_stays()
         for (at, frontend) in frontends.into_iter().enumerate() {
             for (number, (change, udp_next, tcp_next)) in CHANGES.iter().enumerate() {
                 let mut scene = Scene::default();
-                let mut spec = service(net, protocol);
+                let mut spec = net.service(protocol);
                 scene.write_at(world, &spec, 0, 0, 0);
                 let mut client = net.client;
                 client.set_port(30_000 + (at * CHANGES.len() + number) as u16);
@@ -378,7 +326,7 @@ fn a_flow_from_before_its_service_is_translated_with_the_next_packet_and_other_p
     everywhere(|world, net, frame, protocol| {
         let packet = frame(net.outside, net.load_balancer).bytes();
         world.ingress(Port::Uplink, &packet).passed(Counter::NoService);
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         let counters = [Counter::RequestTranslated, Counter::FlowCreated];
         assert_eq!(world.ingress(Port::Uplink, &packet).translated(&counters).destination, net.remote);
         let other = SocketAddr::new(net.load_balancer.ip(), 3000);
@@ -393,7 +341,7 @@ fn a_udp_flow_of_a_backend_whose_number_has_a_new_owner_is_picked_again() {
             return;
         }
         let mut scene = Scene::default();
-        let mut spec = service(net, protocol);
+        let mut spec = net.service(protocol);
         let number = scene.add(world, &spec);
         world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
         spec.backends = vec![BackendSpec { endpoint: net.local, local: true }];
@@ -411,7 +359,7 @@ fn a_new_syn_keeps_a_live_backend_and_replaces_a_closed_flow() {
         if protocol != 6 {
             return;
         }
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         let syn = frame(net.client, net.cluster).bytes();
         world.ingress(Port::Pod, &syn).translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
         world.ingress(Port::Pod, &syn).translated(&[Counter::RequestTranslated]);
@@ -430,7 +378,7 @@ fn idle_flows_end_with_the_timeout_of_their_state() {
         if protocol == 132 {
             return; // it has more states
         }
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         let packet = frame(net.client, net.cluster).bytes();
         let reply = if protocol == 6 { tcp(net.remote, net.client).syn_ack() } else { udp(net.remote, net.client) };
         world.ingress(Port::Pod, &packet);
@@ -449,7 +397,7 @@ fn a_masqueraded_flow_that_is_idle_after_its_first_answer_still_gets_replies() {
         if protocol == 132 {
             return; // an association is set up by more packets
         }
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         let request = world.ingress(Port::Uplink, &frame(net.outside, net.node_port).bytes());
         let ours = packet::read(&world.egress(Port::Uplink, &request.bytes).bytes).source;
         let reply = frame(net.remote, ours).answer().bytes();
@@ -466,7 +414,7 @@ fn a_masqueraded_flow_that_is_idle_after_its_first_answer_still_gets_replies() {
 #[test]
 fn one_client_port_cannot_reach_one_backend_through_two_frontends() {
     everywhere(|world, net, frame, protocol| {
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
         world.ingress(Port::Pod, &frame(net.client, net.load_balancer).bytes()).dropped(Counter::TupleTaken);
     });
@@ -475,7 +423,7 @@ fn one_client_port_cannot_reach_one_backend_through_two_frontends() {
 #[test]
 fn a_flow_that_is_over_does_not_hide_a_later_one_of_the_same_client_and_backend() {
     everywhere(|world, net, frame, protocol| {
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         // Many clients, as it depends on the hash of each where its flows stand.
         for port in 1..60 {
             let client = SocketAddr::new(net.client.ip(), port);
@@ -495,7 +443,7 @@ fn a_flow_that_is_over_does_not_hide_a_later_one_of_the_same_client_and_backend(
 #[test]
 fn replies_between_bridge_ports_are_lifted_to_the_ip_stack() {
     everywhere(|world, net, frame, protocol| {
-        let mut spec = service(net, protocol);
+        let mut spec = net.service(protocol);
         spec.backends = vec![BackendSpec { endpoint: net.local, local: true }];
         Scene::default().add(world, &spec);
         world.ingress(Port::BridgePort, &frame(net.client, net.cluster).bytes());
@@ -509,7 +457,7 @@ fn replies_between_bridge_ports_are_lifted_to_the_ip_stack() {
 #[test]
 fn options_vlan_tags_and_absent_checksums_are_parsed_and_kept() {
     everywhere(|world, net, frame, protocol| {
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         for (port, shape) in [
             (1, (|frame: Frame| frame.options()) as fn(Frame) -> Frame),
             (2, |frame| frame.vlan(7)),
@@ -533,7 +481,7 @@ fn options_vlan_tags_and_absent_checksums_are_parsed_and_kept() {
 #[test]
 fn icmp_errors_are_translated_in_all_four_directions() {
     everywhere(|world, net, frame, protocol| {
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         let header = if net.client.is_ipv6() { 40 } else { 20 };
         for quoted in [header + 8, 1000] {
             // Masqueraded request from outside.
@@ -564,7 +512,7 @@ fn icmp_errors_are_translated_in_all_four_directions() {
 fn a_reset_without_a_flow_begins_none() {
     everywhere(|world, net, _, protocol| {
         if protocol == 6 {
-            Scene::default().add(world, &service(net, protocol));
+            Scene::default().add(world, &net.service(protocol));
             let reset = tcp(net.client, net.cluster).rst().bytes();
             world.ingress(Port::Pod, &reset).passed(Counter::ResetWithoutFlow);
         }
@@ -574,7 +522,7 @@ fn a_reset_without_a_flow_begins_none() {
 #[test]
 fn a_full_flow_table_refuses_new_flows_and_keeps_the_old() {
     everywhere(|world, net, frame, protocol| {
-        Scene::default().add(world, &service(net, protocol));
+        Scene::default().add(world, &net.service(protocol));
         let ask = |world: &mut World, port: u16| {
             let client = SocketAddr::new(net.client.ip(), port);
             world.ingress(Port::Pod, &frame(client, net.cluster).bytes())

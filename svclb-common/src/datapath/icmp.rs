@@ -21,7 +21,7 @@ use crate::env::{Env, Tables};
 use crate::flow_table::{self, By, FlowKey};
 use crate::interest;
 use crate::packet::Packet;
-use crate::parse::{self, Headers, Network};
+use crate::parse::{self, Headers, Network, Part};
 use crate::rewrite::{Side, crc_after, network_checksum};
 use crate::schema::MasqueradeKey;
 use crate::verdict::{Counter, Verdict};
@@ -37,12 +37,16 @@ pub fn quoted<A: Network, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<(
         return Err(Counter::NoService);
     }
     let l3 = outer.l4 + icmp::LENGTH;
-    let network = A::network(packet, l3)?;
+    let mut part = Part::default();
+    let network = A::network(packet, l3, Some(&mut part))?;
+    if part.offset != 0 {
+        return Err(Counter::Fragment); // no ports; no router complains about such a one (RFC 1122 section 3.2.2)
+    }
     if !matches!(network.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
         return Err(Counter::NoService);
     }
     let (source_port, destination_port) = parse::quoted_ports(packet, network.l4).ok_or(Counter::Malformed)?;
-    work.quoted = Headers::new(network, l3, source_port, destination_port, 0);
+    work.quoted = Headers::new(network, l3, part.at, source_port, destination_port, 0);
     Ok(())
 }
 

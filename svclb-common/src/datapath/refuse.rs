@@ -102,6 +102,9 @@ fn reset<A: Answer, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Option<(
     };
     packet.resize((headers.l4 + tcp::LENGTH) as u32)?;
     A::turn_around(packet, headers, tcp::LENGTH as u16)?;
+    if A::IS_V6 && headers.fragment != 0 {
+        packet.write(headers.fragment as usize, &Be16::ZERO)?; // the answer is whole (RFC 6946)
+    }
     let mut answer = tcp::Tcp {
         source: headers.destination_port,
         destination: headers.source_port,

@@ -31,6 +31,10 @@ pub struct Ipv4 {
 
 /// "More fragments" and the offset: any bit set means a fragment.
 pub const FRAGMENT_MASK: u16 = 0x3fff;
+/// The offset alone, in units of 8 bytes.
+pub const FRAGMENT_OFFSET: u16 = 0x1fff;
+/// Offset of the flags and the offset of a fragment.
+pub const FRAGMENT_FIELD: usize = 6;
 /// Offset of the header checksum.
 pub const CHECKSUM: usize = 10;
 /// Offset of the source address; the destination follows.

@@ -1,6 +1,6 @@
 //! IPv6 header and extension headers (RFC 8200).
 
-use crate::addr::{Addr6, Be16};
+use crate::addr::{Addr6, Be16, Be32};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// The fixed 40 bytes.
@@ -31,6 +31,27 @@ pub struct Extension {
     pub length: u8,
 }
 
+/// The fragment header (RFC 8200 section 4.5).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Fragment {
+    /// Type of the next header.
+    pub next_header: u8,
+    /// Reserved.
+    pub reserved: u8,
+    /// Offset in units of 8 bytes in the upper 13 bits, "more fragments" in the lowest.
+    pub fragment: Be16,
+    /// Names the packet for reassembly.
+    pub identification: Be32,
+}
+
+/// "More fragments" and the offset: with no bit set it is a whole packet in spite of the header (an atomic fragment,
+/// RFC 6946).
+pub const FRAGMENT_MASK: u16 = 0xfff9;
+/// The offset alone, which then is in bytes.
+pub const FRAGMENT_OFFSET: u16 = 0xfff8;
+/// Offset of the flags and the offset in the fragment header.
+pub const FRAGMENT_FIELD: usize = 2;
 /// Offset of the source address; the destination follows.
 pub const SOURCE: usize = 8;
 /// Offset of the destination address.

@@ -51,7 +51,7 @@ pub struct Options {
 /// Endpoints of each Service.
 const ENDPOINTS: u32 = 3;
 /// Maps whose size follows the traffic and not the cluster.
-const OF_TRAFFIC: [&str; 5] = ["FLOW", "SPILL", "MASQUERADE", "AFFINITY", "SOCKETS"];
+const OF_TRAFFIC: [&str; 6] = ["FLOW", "SPILL", "MASQUERADE", "AFFINITY", "SOCKETS", "FRAGMENTS"];
 
 /// Times of many changes, in milliseconds.
 #[derive(Clone, Copy, Debug, Serialize)]

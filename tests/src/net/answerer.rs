@@ -53,7 +53,7 @@ impl Answer {
 const BACKLOG: u32 = 4096;
 
 /// The longest datagram that is asked or answered, in bytes.
-pub(super) const LARGEST_DATAGRAM: usize = 8192;
+pub(super) const LARGEST_DATAGRAM: usize = 16_384;
 
 /// How much a pod has answered.
 #[derive(Debug, Default)]

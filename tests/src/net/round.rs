@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     paths::{Expect, Line, Path, Protocol, Seen},
-    probe::{Client, FailureKind, Outcome, Reply},
+    probe::{Client, Failure, FailureKind, Outcome, Reply},
 };
 
 /// What a round found out about one line.
@@ -113,11 +113,26 @@ pub struct Effort {
     pub deadline: Duration,
     /// How long to wait where no answer may come.
     pub silence: Duration,
+    /// Bytes of a datagram, at least. One that does not fit into a packet is sent again, once: from the first one its
+    /// sender may learn what fits (RFC 8201), and its fragments may overtake each other between two processors of this
+    /// machine.
+    pub datagram: usize,
 }
 
 impl Default for Effort {
     fn default() -> Self {
-        Self { at_least: 10, deadline: Duration::from_secs(2), silence: Duration::from_millis(700) }
+        Self { at_least: 10, deadline: Duration::from_secs(2), silence: Duration::from_millis(700), datagram: 0 }
+    }
+}
+
+impl Effort {
+    fn client(self, path: &Path, deadline: Duration) -> Client {
+        Client::new(&path.from, deadline).asking_for(self.datagram)
+    }
+
+    /// Whether datagrams fit into a packet.
+    fn fits(self) -> bool {
+        self.datagram <= 1400
     }
 }
 
@@ -149,12 +164,12 @@ async fn ask(path: &Path, effort: Effort) -> Found {
     match &path.expect {
         Expect::Answers { seen, all_of, same } => ask_for_answers(&mut found, path, effort, seen, all_of, *same).await,
         Expect::Refused => {
-            let client = Client::new(&path.from, effort.deadline);
-            turned_away(&mut found, &client, path, FailureKind::Refused).await;
+            let client = effort.client(path, effort.deadline);
+            turned_away(&mut found, &client, path, effort, FailureKind::Refused).await;
         }
         Expect::Silence => {
-            let client = Client::new(&path.from, effort.silence);
-            turned_away(&mut found, &client, path, FailureKind::TimedOut).await;
+            let client = effort.client(path, effort.silence);
+            turned_away(&mut found, &client, path, effort, FailureKind::TimedOut).await;
         }
     }
     found
@@ -170,14 +185,14 @@ async fn ask_for_answers(
 ) {
     // Each request misses a given one of n pods with 1 - 1/n: 20 n requests all miss it once in 10^8 rounds.
     let at_most = effort.at_least.max(20 * seen.len() as u64 + 20);
-    let client = Client::new(&path.from, effort.deadline);
+    let client = effort.client(path, effort.deadline);
     let mut answered = BTreeSet::new();
     while found.requests < at_most && found.failures.values().sum::<u64>() < ENOUGH_FAULTS {
         if found.requests >= effort.at_least && all_of.is_subset(&answered) {
             break;
         }
         found.requests += 1;
-        let reply = match request(&client, path).await {
+        let reply = match request(&client, path, effort).await {
             Ok(reply) => reply,
             Err(failure) => {
                 found.fault(Fault::Failed(failure.kind), failure.to_string());
@@ -203,10 +218,16 @@ async fn ask_for_answers(
     }
 }
 
-async fn request(client: &Client, path: &Path) -> Outcome {
+async fn request(client: &Client, path: &Path, effort: Effort) -> Outcome {
     match path.line.protocol {
         Protocol::Tcp => client.http(path.line.to).await,
-        Protocol::Udp => client.udp(path.line.to).await,
+        Protocol::Udp => match client.udp(path.line.to).await {
+            // "Message too long" is the client's own error.
+            Err(Failure { kind: FailureKind::TimedOut | FailureKind::Local, .. }) if !effort.fits() => {
+                client.udp(path.line.to).await
+            }
+            outcome => outcome,
+        },
         Protocol::Sctp => client.sctp(path.line.to).await,
     }
 }
@@ -227,10 +248,10 @@ fn check_answer(found: &mut Found, seen: &BTreeMap<String, Seen>, reply: &Reply)
 }
 
 /// Makes two requests that must fail in this way.
-async fn turned_away(found: &mut Found, client: &Client, path: &Path, must: FailureKind) {
+async fn turned_away(found: &mut Found, client: &Client, path: &Path, effort: Effort, must: FailureKind) {
     for _ in 0..2 {
         found.requests += 1;
-        match request(client, path).await {
+        match request(client, path, effort).await {
             Ok(reply) => found.fault(Fault::Answered, format!("{} answered", reply.answer.pod)),
             Err(failure) if failure.kind != must => {
                 found.fault(Fault::OtherFailure, format!("{failure}; it must be: {must}"));

@@ -189,21 +189,26 @@ impl Scene {
     }
 
     /// Asks on all paths once.
-    pub async fn round(&mut self) -> Result<BTreeMap<Line, Found>> {
+    async fn round(&mut self, effort: Effort) -> Result<BTreeMap<Line, Found>> {
         for agent in self.agents.values_mut() {
             agent.check()?;
         }
         let paths = all_paths(&self.lab, &self.askers, &self.cluster.state());
-        Ok(go_round(paths, Effort::default()).await)
+        Ok(go_round(paths, effort).await)
     }
 
     /// Asks on all paths until every path is as it must be, or for as long as agents may take to follow a
     /// change. Then the error names the paths that are not.
     pub async fn expect_good_round(&mut self) -> Result<()> {
+        self.expect_good_round_with(Effort::default()).await
+    }
+
+    /// As [`Self::expect_good_round`], with another effort.
+    pub async fn expect_good_round_with(&mut self, effort: Effort) -> Result<()> {
         let start = Instant::now();
         loop {
             let is_last = start.elapsed() > FOLLOWED_WITHIN / 2;
-            let round = self.round().await?;
+            let round = self.round(effort).await?;
             ensure!(!round.is_empty(), "there is no path to ask on");
             let bad: Vec<String> = round.iter().filter(|(_, found)| !found.is_good()).map(describe).collect();
             if bad.is_empty() {

@@ -1,5 +1,6 @@
 //! Packets for tests: built by layers, and read back by another implementation than svclb's own.
 
+pub mod fragments;
 pub mod sctp;
 
 use self::sctp::{Chunk, Message, kind};
@@ -437,7 +438,10 @@ fn quotation(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
             assert_eq!(header.header_checksum, header.calc_header_checksum(), "checksum of the quoted IPv4 header");
             (IpAddr::from(header.source), IpAddr::from(header.destination), header.header_len())
         }
-        Some(NetHeaders::Ipv6(header, _)) => (IpAddr::from(header.source), IpAddr::from(header.destination), 40),
+        Some(NetHeaders::Ipv6(header, _)) => {
+            let extensions = if header.next_header == IpNumber::IPV6_FRAGMENTATION_HEADER { 8 } else { 0 };
+            (IpAddr::from(header.source), IpAddr::from(header.destination), 40 + extensions)
+        }
         other => panic!("no IP packet quoted: {other:?}"),
     };
     if let LaxPayloadSlice::Ip(ip) = &packet.payload

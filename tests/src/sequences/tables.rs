@@ -30,6 +30,7 @@ const SIZES: Sizes = Sizes {
     affinity: 1,
     source_ranges: 1,
     sockets: 1,
+    fragments: 1,
 };
 
 /// The limits of these tables.

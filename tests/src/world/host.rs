@@ -13,8 +13,8 @@ use svclb_common::flow_table::{Change, Sought};
 use svclb_common::hash::next_test_random;
 use svclb_common::packet::Packet;
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Masquerade, MasqueradeKey, Service,
-    ServiceCounters, ServiceKey, ServiceRef, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
+    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Fragment, FragmentKey, Masquerade,
+    MasqueradeKey, Service, ServiceCounters, ServiceKey, ServiceRef, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
 };
 use svclb_common::verdict::{COUNTER_SLOTS, Counter, Verdict};
 use svclb_userspace::model::FamilyAddress;
@@ -30,6 +30,8 @@ pub enum Summed {
     Whole,
     /// The field holds the sum of the pseudo header; the device adds the rest on the way out.
     Partial,
+    /// It is in the packet, and the device gave this sum of all bytes from the network header on.
+    Complete(u32),
 }
 
 /// A packet in a buffer.
@@ -62,12 +64,24 @@ impl Packet for HostPacket {
 
     fn add_l4_checksum(&mut self, offset: usize, difference: u32, pseudo: bool) -> Option<()> {
         let field: u16 = self.read(offset)?;
+        if let Summed::Complete(sum) = self.summed
+            && pseudo
+        {
+            // The field is the complement of what it covers.
+            self.summed = Summed::Complete(checksum::difference(difference, sum));
+        }
         let value = match self.summed {
-            Summed::Whole => checksum::update(field, difference),
+            Summed::Whole | Summed::Complete(_) => checksum::update(field, difference),
             Summed::Partial if pseudo => checksum::update_partial(field, difference),
             Summed::Partial => field,
         };
         self.write(offset, &value)
+    }
+
+    fn add_packet_sum(&mut self, difference: u32) {
+        if let Summed::Complete(sum) = self.summed {
+            self.summed = Summed::Complete(checksum::add(sum, difference));
+        }
     }
 
     fn sum(&self, offset: usize, length: usize) -> Option<u32> {
@@ -110,6 +124,7 @@ pub struct HostTables<A: FamilyAddress> {
     affinity: HashMap<(u32, A), Affinity>,
     masquerade: HashMap<MasqueradeName<A>, Masquerade<A>>,
     sockets: HashMap<SocketName<A>, SocketPeer<A>>,
+    fragments: HashMap<FragmentName<A>, Fragment<A>>,
     flows: Vec<Bucket<A>>,
     flow_details: Vec<Details<A>>,
     spill: Vec<Bucket<A>>,
@@ -124,6 +139,13 @@ type MasqueradeName<A> = (A, A, u16, u16, u8);
 /// A SOCKETS key in such a form.
 type SocketName<A> = ([u32; 2], A, u16, u8);
 
+/// A FRAGMENTS key in such a form.
+type FragmentName<A> = (A, A, u32, u8, u8);
+
+fn datagram<A: FamilyAddress>(key: &FragmentKey<A>) -> FragmentName<A> {
+    (key.source, key.destination, key.id, key.protocol, key.hook)
+}
+
 fn name<A: FamilyAddress>(key: &MasqueradeKey<A>) -> MasqueradeName<A> {
     (key.ours, key.remote, key.our_port.0, key.remote_port.0, key.protocol)
 }
@@ -135,6 +157,7 @@ impl<A: FamilyAddress> HostTables<A> {
             affinity: HashMap::new(),
             masquerade: HashMap::new(),
             sockets: HashMap::new(),
+            fragments: HashMap::new(),
             flows: vec![Bucket::default(); sizes.flow_buckets as usize],
             flow_details: vec![Details::default(); sizes.flow_buckets as usize],
             spill: vec![Bucket::default(); sizes.spill_buckets as usize],
@@ -359,6 +382,18 @@ impl<A: Of> Tables<A> for HostEnv {
     fn set_socket(&self, key: &SocketKey<A>, value: &SocketPeer<A>) {
         let name = (key.cookie, key.address, key.port.0, key.side);
         A::tables(self).borrow_mut().sockets.insert(name, *value);
+    }
+
+    fn fragment(&self, key: &FragmentKey<A>) -> Option<Fragment<A>> {
+        A::tables(self).borrow().fragments.get(&datagram(key)).copied()
+    }
+
+    fn set_fragment(&self, key: &FragmentKey<A>, value: &Fragment<A>) {
+        A::tables(self).borrow_mut().fragments.insert(datagram(key), *value);
+    }
+
+    fn remove_fragment(&self, key: &FragmentKey<A>) {
+        A::tables(self).borrow_mut().fragments.remove(&datagram(key));
     }
 
     fn masquerade(&self, key: &MasqueradeKey<A>) -> Option<Masquerade<A>> {

@@ -7,8 +7,8 @@ use std::sync::{Mutex, PoisonError};
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, Bucket, Details, Device, FrontendBucket, Masquerade, MasqueradeKey, Plain, Service,
-    SlotPair, SourceRange,
+    Affinity, AffinityKey, Backend, Bucket, Details, Device, Fragment, FragmentKey, FrontendBucket, Masquerade,
+    MasqueradeKey, Plain, Service, SlotPair, SourceRange,
 };
 use svclb_userspace::bpf::load::{self, Object, Options};
 use svclb_userspace::bpf::pod::Pod;
@@ -251,6 +251,7 @@ fn clearing(pins: &Path) -> anyhow::Result<Vec<Box<dyn FnMut() + Send>>> {
     hashes! {
         "MASQUERADE4": MasqueradeKey<Addr4> => Masquerade<Addr4>,
         "MASQUERADE6": MasqueradeKey<Addr6> => Masquerade<Addr6>,
+        "FRAGMENTS4": FragmentKey<Addr4> => Fragment<Addr4>, "FRAGMENTS6": FragmentKey<Addr6> => Fragment<Addr6>,
         "AFFINITY4": AffinityKey<Addr4> => Affinity, "AFFINITY6": AffinityKey<Addr6> => Affinity,
     }
     tries! { "SOURCE_RANGES4": Addr4, "SOURCE_RANGES6": Addr6, }

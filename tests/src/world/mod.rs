@@ -5,11 +5,13 @@
 
 pub mod host;
 pub mod kernel;
+pub mod net;
 mod recorder;
 pub mod scene;
 
 use self::host::{HostEnv, HostPacket, Summed};
 use self::kernel::{DEVICE, KernelEnv};
+pub use self::net::Net;
 pub use self::recorder::Recorder;
 pub use self::scene::{BackendSpec, Scene, ServiceSpec};
 use crate::packet;
@@ -90,6 +92,8 @@ pub const SIZES: Sizes = Sizes {
     affinity: 64,
     source_ranges: 64,
     sockets: 64,
+    // The kernel's table never forgets in a test what the host's does not.
+    fragments: 32_768,
 };
 
 /// Sizes of the maps that the agent writes.
@@ -172,8 +176,17 @@ impl Outcome {
     /// If anything else happened.
     #[track_caller]
     pub fn translated(&self, counters: &[Counter]) -> packet::Seen {
+        packet::read(&self.rewritten(counters))
+    }
+
+    /// As [`Self::translated`], of a packet that cannot be read alone: a fragment. Returns its bytes.
+    ///
+    /// # Panics
+    /// If anything else happened.
+    #[track_caller]
+    pub fn rewritten(&self, counters: &[Counter]) -> Vec<u8> {
         self.expect(NEXT, counters);
-        packet::read(&self.bytes)
+        self.bytes.clone()
     }
 
     /// The packet became its own refusal; exactly this counter moved. Returns the answer.

@@ -1,0 +1,135 @@
+//! Fragments: the first one of a datagram has the ports, those behind it have not.
+//!
+//! A first fragment is processed as if it were the whole packet: its transport checksum covers all of the datagram, so
+//! the change of a checksum is the same. What became of it is entered in FRAGMENTS under the addresses that this hook
+//! saw, and the fragments behind it get the same address: so all go to one backend, or are dropped together. Ingress
+//! and egress remember each for themselves, since a datagram may be put together and cut again in between
+//! (`nf_defrag`, another MTU), and bears other addresses.
+//!
+//! What nothing was entered for passes untouched. A fragment to a cluster IP can be nobody else's: without its first
+//! one it is dropped, rather than sent to the default route. Addresses tell as much of nothing else: a node's own
+//! address has node ports and other ports, and a pod's has what is no Service's. Such a fragment, come before its
+//! first one, stays as it is, and its datagram is never complete at its receiver. On one path fragments come in order:
+//! Linux sends the first one first, and devices spread fragments by addresses alone.
+//!
+//! A header that is split between fragments, or overwritten by a later one (RFC 1858, RFC 3128, RFC 5722), is dropped
+//! if it may concern a Service. Fragments of other protocols than TCP and UDP pass: an ICMP error is never so long that
+//! it is cut, and nobody cuts SCTP, whose checksum would take all of a packet to change.
+
+use super::{Work, drop, pass, translated};
+use crate::env::{Env, Tables};
+use crate::interest;
+use crate::packet::Packet;
+use crate::parse::{self, Network};
+use crate::rewrite::{Side, rewrite_address};
+use crate::schema::{Fragment, FragmentKey, fate, hook};
+use crate::service::{self, Whole};
+use crate::verdict::{Counter, DropReason, Verdict};
+use crate::wire::ethernet::Mac;
+
+/// A fragment comes to a hook. `None`: it is a first one, and goes on as if it were the whole packet.
+#[inline(always)]
+pub fn arrives<A: Network, P: Packet, E: Env + Tables<A>>(
+    packet: &mut P,
+    env: &E,
+    hook: u8,
+    l3: usize,
+    work: &mut Work<A>,
+) -> Option<Verdict> {
+    if let Err(why) = parse::fragment(packet, l3, &mut work.headers, &mut work.piece) {
+        return Some(pass(env, why));
+    }
+    let headers = &work.headers;
+    work.datagram = FragmentKey::new(headers.source, headers.destination, work.piece.part.id, headers.protocol, hook);
+    if work.piece.part.offset == 0 { first(env, work) } else { Some(follows(packet, env, work)) }
+}
+
+/// A first fragment. `None`: it goes on.
+#[inline(never)]
+fn first<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Option<Verdict> {
+    // Senders use their names again; what went by this one before is over, whatever becomes of this one.
+    let key = work.datagram;
+    if env.fragment(&key).is_some() {
+        env.remove_fragment(&key);
+    }
+    if !work.piece.cut {
+        return None;
+    }
+    let headers = &work.headers;
+    let hash_of = |end| interest::endpoint_hash(env.config(), end, headers.protocol);
+    let receiver = if key.hook == hook::INGRESS {
+        interest::is_frontend(env, headers.receiver(), headers.protocol)
+    } else {
+        interest::is_backend::<A, E>(env, hash_of(headers.receiver()))
+    };
+    let concerned = receiver || interest::is_backend::<A, E>(env, hash_of(headers.sender()));
+    Some(if concerned { drop(env, DropReason::FragmentedHeader) } else { pass(env, Counter::NoService) })
+}
+
+/// Enters what became of a first fragment, which was in `work` when it came.
+#[inline(never)]
+pub fn remember<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &Work<A>, verdict: Verdict) {
+    let mut entry = Fragment {
+        seen: env.now().0,
+        header_end: work.piece.header_end as u16,
+        flags: fate::DROPPED,
+        ..Fragment::default()
+    };
+    let key = work.datagram;
+    let at = if key.hook == hook::INGRESS { A::DESTINATION } else { A::SOURCE };
+    if verdict == Verdict::Translate
+        && let Some(address) = packet.read(work.headers.l3 + at)
+    {
+        entry.address = address;
+        entry.flags = if packet.mark() == env.config().mark { fate::MARKED } else { 0 };
+        if at_bridge_port(work) {
+            entry.to = packet.read(0).unwrap_or_default();
+        }
+    }
+    env.set_fragment(&key, &entry);
+}
+
+/// A fragment behind the first one.
+#[inline(never)]
+fn follows<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &Work<A>) -> Verdict {
+    let key = work.datagram;
+    let config = env.config();
+    let timeout = A::REASSEMBLY_SECONDS.wrapping_mul(config.ticks_per_second);
+    let Some(entry) = env.fragment(&key).filter(|entry| env.now().0.wrapping_sub(entry.seen) <= timeout) else {
+        return without_first(env, work);
+    };
+    if entry.flags & fate::DROPPED != 0 {
+        return drop(env, DropReason::FragmentOfDropped);
+    }
+    if work.piece.part.offset < entry.header_end {
+        return drop(env, DropReason::FragmentedHeader);
+    }
+    let side = if key.hook == hook::INGRESS { Side::Destination } else { Side::Source };
+    let mut done = rewrite_address(packet, &work.headers, side, entry.address);
+    if at_bridge_port(work) && done.is_some() {
+        done = packet.write::<Mac>(0, &entry.to);
+    }
+    if entry.flags & fate::MARKED != 0 {
+        packet.set_mark(config.mark);
+    }
+    translated(env, done, Counter::FragmentTranslated)
+}
+
+/// Whether what is done may be the lift of a reply, which is the business of ingress.
+#[inline(always)]
+const fn at_bridge_port<A: Network>(work: &Work<A>) -> bool {
+    work.datagram.hook == hook::INGRESS && work.attachment.bridge_port
+}
+
+/// A fragment whose first one is unknown.
+#[inline(always)]
+fn without_first<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Verdict {
+    let to = work.headers.destination;
+    if work.datagram.hook == hook::INGRESS
+        && interest::is_frontend_address(env, to)
+        && matches!(service::whole_address(env, to), Whole::ClusterIp | Whole::Unsettled)
+    {
+        return drop(env, DropReason::FragmentBeforeFirst);
+    }
+    pass(env, Counter::Fragment)
+}
