@@ -20,6 +20,7 @@ use hyper::{
     header,
 };
 use hyper_util::rt::TokioIo;
+use nix::errno::Errno;
 use serde::Serialize;
 use tokio::{
     net::{TcpSocket, UdpSocket},
@@ -295,16 +296,35 @@ impl Datagrams {
         drop(self.socket.take_error()?);
         let mut text = format!("datagram {}", DATAGRAM.fetch_add(1, Ordering::Relaxed));
         text.extend(std::iter::repeat_n('.', self.length.saturating_sub(text.len())));
-        self.socket.send(text.as_bytes()).await?;
+        self.send(&text).await?;
         let mut buffer = vec![0; LARGEST_DATAGRAM];
         loop {
-            let length = self.socket.recv(&mut buffer).await?;
+            let length = match self.socket.recv(&mut buffer).await {
+                // The first one did not fit on its way; from now on the sender knows what does (RFC 8201).
+                Err(error) if is_too_long(&error) => {
+                    self.send(&text).await?;
+                    continue;
+                }
+                received => received?,
+            };
             let answer = read_answer(buffer.get(..length).unwrap_or_default())?;
             if answer.asked == text {
                 return Ok(answer);
             }
         }
     }
+
+    /// Sends a datagram; again, if one before it was too long for its way.
+    async fn send(&self, text: &str) -> io::Result<usize> {
+        match self.socket.send(text.as_bytes()).await {
+            Err(error) if is_too_long(&error) => self.socket.send(text.as_bytes()).await,
+            sent => sent,
+        }
+    }
+}
+
+fn is_too_long(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(Errno::EMSGSIZE as i32)
 }
 
 /// What can go wrong while asking.
