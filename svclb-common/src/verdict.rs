@@ -189,62 +189,53 @@ counters! {
 /// Slots in COUNTERS: room for numbers to come.
 pub const COUNTER_SLOTS: u32 = 64;
 
-/// Why a packet was dropped. Each reason has its own [`Counter`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum DropReason {
-    /// See [`Counter::NoLocalEndpoint`].
-    NoLocalEndpoint = Counter::NoLocalEndpoint as u8,
-    /// See [`Counter::SourceRange`].
-    SourceRange = Counter::SourceRange as u8,
-    /// See [`Counter::FlowTableFull`].
-    FlowTableFull = Counter::FlowTableFull as u8,
-    /// See [`Counter::TupleTaken`].
-    TupleTaken = Counter::TupleTaken as u8,
-    /// See [`Counter::MasqueradeExhausted`].
-    MasqueradeExhausted = Counter::MasqueradeExhausted as u8,
-    /// See [`Counter::NoMasqueradeAddress`].
-    NoMasqueradeAddress = Counter::NoMasqueradeAddress as u8,
-    /// See [`Counter::RefusalLimited`].
-    RefusalLimited = Counter::RefusalLimited as u8,
-    /// See [`Counter::RefusalFailed`].
-    RefusalFailed = Counter::RefusalFailed as u8,
-    /// See [`Counter::NotAnswered`].
-    NotAnswered = Counter::NotAnswered as u8,
-    /// See [`Counter::Inconsistent`].
-    Inconsistent = Counter::Inconsistent as u8,
-    /// See [`Counter::Unwritable`].
-    Unwritable = Counter::Unwritable as u8,
-    /// See [`Counter::NobodysAddress`].
-    NobodysAddress = Counter::NobodysAddress as u8,
-    /// See [`Counter::FragmentBeforeFirst`].
-    FragmentBeforeFirst = Counter::FragmentBeforeFirst as u8,
-    /// See [`Counter::FragmentOfDropped`].
-    FragmentOfDropped = Counter::FragmentOfDropped as u8,
-    /// See [`Counter::FragmentedHeader`].
-    FragmentedHeader = Counter::FragmentedHeader as u8,
+/// Declares drop reasons: each is the counter of the same name, and has its number.
+macro_rules! drop_reasons {
+    ($($name:ident,)+) => {
+        /// Why a packet was dropped. Each reason has its own [`Counter`].
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $(
+                #[doc = concat!("See [`Counter::", stringify!($name), "`].")]
+                $name = Counter::$name as u8,
+            )+
+        }
+
+        impl DropReason {
+            /// All reasons.
+            pub const ALL: &[Self] = &[$(Self::$name,)+];
+
+            /// The counter of its drops.
+            #[inline(always)]
+            pub const fn counter(self) -> Counter {
+                match self {
+                    $(Self::$name => Counter::$name,)+
+                }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    NoLocalEndpoint,
+    SourceRange,
+    FlowTableFull,
+    TupleTaken,
+    MasqueradeExhausted,
+    NoMasqueradeAddress,
+    RefusalLimited,
+    RefusalFailed,
+    NotAnswered,
+    Inconsistent,
+    Unwritable,
+    NobodysAddress,
+    FragmentBeforeFirst,
+    FragmentOfDropped,
+    FragmentedHeader,
 }
 
 impl DropReason {
-    /// All reasons.
-    pub const ALL: &[Self] = &[
-        Self::NoLocalEndpoint,
-        Self::SourceRange,
-        Self::FlowTableFull,
-        Self::TupleTaken,
-        Self::MasqueradeExhausted,
-        Self::NoMasqueradeAddress,
-        Self::RefusalLimited,
-        Self::RefusalFailed,
-        Self::NotAnswered,
-        Self::Inconsistent,
-        Self::Unwritable,
-        Self::NobodysAddress,
-        Self::FragmentBeforeFirst,
-        Self::FragmentOfDropped,
-        Self::FragmentedHeader,
-    ];
-
     #[inline(always)]
     const fn from_number(number: u8) -> Self {
         let mut at = 0;

@@ -202,7 +202,7 @@ async fn cgroups_that_are_hidden_from_the_agent_are_found_with_the_first_process
 const CONTAINER: &str = r#"
 case "${STEP:-1}" in
 1) STEP=2 exec unshare --pid --fork --kill-child --mount-proc -- sh "$0" "$@" ;;
-2) echo 0 > "$(mktemp --directory "${0%/*}/cgroup/agent-XXXX")/cgroup.procs"
+2) echo 0 > "$(mktemp --directory --tmpdir="${0%/*}/cgroup")/cgroup.procs"
    STEP=3 exec unshare --cgroup --mount -- sh "$0" "$@" ;;
 3) umount --recursive /sys/fs/cgroup && mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec "$@" ;;
 esac

@@ -114,25 +114,7 @@ fn pass<E: Env>(env: &E, why: Counter) -> Verdict {
 /// Drops a packet and counts why.
 #[inline(always)]
 fn drop<E: Env>(env: &E, reason: DropReason) -> Verdict {
-    // A reason's number is its counter's.
-    let counter = match reason {
-        DropReason::NoLocalEndpoint => Counter::NoLocalEndpoint,
-        DropReason::SourceRange => Counter::SourceRange,
-        DropReason::FlowTableFull => Counter::FlowTableFull,
-        DropReason::TupleTaken => Counter::TupleTaken,
-        DropReason::MasqueradeExhausted => Counter::MasqueradeExhausted,
-        DropReason::NoMasqueradeAddress => Counter::NoMasqueradeAddress,
-        DropReason::RefusalLimited => Counter::RefusalLimited,
-        DropReason::RefusalFailed => Counter::RefusalFailed,
-        DropReason::NotAnswered => Counter::NotAnswered,
-        DropReason::Inconsistent => Counter::Inconsistent,
-        DropReason::Unwritable => Counter::Unwritable,
-        DropReason::NobodysAddress => Counter::NobodysAddress,
-        DropReason::FragmentBeforeFirst => Counter::FragmentBeforeFirst,
-        DropReason::FragmentOfDropped => Counter::FragmentOfDropped,
-        DropReason::FragmentedHeader => Counter::FragmentedHeader,
-    };
-    env.count(counter);
+    env.count(reason.counter());
     Verdict::Drop(reason)
 }
 

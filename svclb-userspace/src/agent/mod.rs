@@ -42,7 +42,7 @@ use crate::k8s;
 use crate::metrics::Metrics;
 use crate::model::{Event, Family, Notice};
 use crate::tables::bpf::{BpfConfig, BpfTables};
-use crate::tables::{ConfigTable as _, Failure, switch_halves};
+use crate::tables::{ConfigTable as _, Failure, TableError, switch_halves};
 use conntrack::Conntrack;
 use devices::{DeviceMap, PacketCounters};
 use engine::{Engine, NodeSettings};
@@ -322,55 +322,64 @@ impl Agent {
         if self.local == Local::Given || cidrs.is_empty() {
             return !self.lacks_pod_cidrs();
         }
-        let config = datapath_config::with_cluster_cidrs(&self.config, cidrs);
-        if config == self.config {
-            return true;
+        let cidrs = cidrs.to_vec();
+        match self.put_config(&datapath_config::with_cluster_cidrs(&self.config, &cidrs)) {
+            Ok(false) => true,
+            Ok(true) => {
+                info!(?cidrs, "podCIDRs of this node: sources inside are local");
+                true
+            }
+            Err(error) => {
+                warn!(%error, "cannot write the podCIDRs of this node to CONFIG; trying again");
+                self.retry = Some(Instant::now() + RETRY.1);
+                false
+            }
         }
-        if let Err(error) = self.config_table.write_config(&config) {
-            warn!(%error, "cannot write the podCIDRs of this node; trying again");
-            self.retry = Some(Instant::now() + RETRY.1);
-            return false;
+    }
+
+    /// Makes a CONFIG the one in force, and tells whether it is another than before.
+    fn put_config(&mut self, config: &Config) -> Result<bool, TableError> {
+        if *config == self.config {
+            return Ok(false);
         }
-        info!(?cidrs, "podCIDRs of this node: sources inside are local");
-        self.config = config;
+        self.config_table.write_config(config)?;
+        self.config = *config;
         self.engine.set_config(&self.config);
-        true
+        Ok(true)
     }
 
     /// Puts the prefixes of cluster IPs into CONFIG, after the Services that have addresses there are in the tables.
     fn follow_service_cidrs(&mut self) {
         let Some(cidrs) = self.engine.model().service_cidrs() else { return };
         let (config, left_out) = datapath_config::with_service_cidrs(&self.config, &cidrs);
-        if config == self.config {
-            return;
+        match self.put_config(&config) {
+            Ok(false) => {}
+            Ok(true) => {
+                info!(
+                    ?cidrs,
+                    "prefixes of cluster IPs: what goes to an address that no Service has is dropped at node devices"
+                );
+                if !left_out.is_empty() {
+                    warn!(?left_out, "too many ServiceCIDRs: packets to unknown addresses of these pass");
+                }
+            }
+            Err(error) => {
+                warn!(%error, "cannot write the prefixes of cluster IPs to CONFIG; trying again");
+                self.retry = Some(Instant::now() + RETRY.1);
+            }
         }
-        if let Err(error) = self.config_table.write_config(&config) {
-            warn!(%error, "cannot write the prefixes of cluster IPs; trying again");
-            self.retry = Some(Instant::now() + RETRY.1);
-            return;
-        }
-        info!(
-            ?cidrs,
-            "prefixes of cluster IPs: what goes to an address that no Service has is dropped at node devices"
-        );
-        if !left_out.is_empty() {
-            warn!(?left_out, "too many ServiceCIDRs: packets to unknown addresses of these pass");
-        }
-        self.config = config;
-        self.engine.set_config(&self.config);
     }
 
     /// Writes to CONFIG as which client the node's own processes count.
     fn set_node_addresses(&mut self, addresses: &NodeAddresses) {
         let node4 = addresses.primary4.map(Addr4::from).unwrap_or_default();
         let node6 = addresses.primary6.map(Addr6::from).unwrap_or_default();
-        let config = Config { node4, node6, ..self.config };
-        if config == self.config {
-            return;
-        }
-        match self.config_table.write_config(&config) {
-            Ok(()) => self.config = config,
-            Err(error) => warn!(%error, "source ranges and session affinity of the node's own processes may be wrong"),
+        if let Err(error) = self.put_config(&Config { node4, node6, ..self.config }) {
+            warn!(
+                %error,
+                "cannot write the node's addresses to CONFIG: source ranges and session affinity of its own processes \
+                 may be wrong until they change again or the agent is restarted"
+            );
         }
     }
 

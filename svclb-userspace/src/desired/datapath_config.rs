@@ -78,8 +78,8 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
         cluster_cidrs4: if is_first { [NOWHERE4; CLUSTER_CIDRS] } else { before.cluster_cidrs4 },
         cluster_cidrs6: if is_first { [NOWHERE6; CLUSTER_CIDRS] } else { before.cluster_cidrs6 },
         // Those of an earlier agent hold until this one has read its own.
-        service_cidrs4: before.service_cidrs4,
-        service_cidrs6: before.service_cidrs6,
+        service_cidrs4: if is_first { [NOWHERE4; SERVICE_CIDRS] } else { before.service_cidrs4 },
+        service_cidrs6: if is_first { [NOWHERE6; SERVICE_CIDRS] } else { before.service_cidrs6 },
         service_cidrs: before.service_cidrs,
         namespace: settings.namespace,
         node4: before.node4,
@@ -177,6 +177,7 @@ mod tests {
         let later = Settings::default();
         let fresh = config(&later, &sizes, 250, &empty, identity);
         assert_eq!((fresh.flags, fresh.cluster_cidrs4), (0, [NOWHERE4; CLUSTER_CIDRS]));
+        assert_eq!(with_service_cidrs(&fresh, &[]), (fresh, vec![]), "none is what there is at first");
         let known = with_cluster_cidrs(&fresh, &["10.0.1.0/24".parse().expect("a prefix")]);
         assert_eq!(known.flags, flag::CLUSTER_CIDRS4);
         let again = config(&later, &sizes, 250, &known, identity);

@@ -290,21 +290,7 @@ fn ethernet(kind: EtherType, vlans: &[u16], packet: &[u8]) -> Vec<u8> {
 /// # Panics
 /// If `from` and `to` are of two families.
 pub fn port_unreachable(from: IpAddr, to: IpAddr, about: &[u8], quoted: usize) -> Vec<u8> {
-    let quotation = &about[14..about.len().min(14 + quoted)];
-    let mut bytes = Vec::new();
-    match (from, to) {
-        (IpAddr::V4(a), IpAddr::V4(b)) => PacketBuilder::ethernet2(MAC_A, MAC_B)
-            .ipv4(a.octets(), b.octets(), 64)
-            .icmpv4_raw(3, 3, [0; 4])
-            .write(&mut bytes, quotation),
-        (IpAddr::V6(a), IpAddr::V6(b)) => PacketBuilder::ethernet2(MAC_A, MAC_B)
-            .ipv6(a.octets(), b.octets(), 64)
-            .icmpv6_raw(1, 4, [0; 4])
-            .write(&mut bytes, quotation),
-        _ => panic!("an error between two families"),
-    }
-    .expect("a vector takes everything");
-    bytes
+    icmp((from, to), (3, 3), (1, 4), [0; 4], &about[14..about.len().min(14 + quoted)])
 }
 
 /// An echo request, or its reply.
@@ -312,26 +298,20 @@ pub fn port_unreachable(from: IpAddr, to: IpAddr, about: &[u8], quoted: usize) -
 /// # Panics
 /// If `from` and `to` are of two families.
 pub fn echo(from: IpAddr, to: IpAddr, reply: bool) -> Vec<u8> {
-    let (number, sequence) = (7, 1);
+    let (four, six) = if reply { (0, 129) } else { (8, 128) };
+    icmp((from, to), (four, 0), (six, 0), [0, 7, 0, 1], b"abcdefg")
+}
+
+/// An ICMP message with the type and code of its family.
+fn icmp((from, to): (IpAddr, IpAddr), four: (u8, u8), six: (u8, u8), rest: [u8; 4], body: &[u8]) -> Vec<u8> {
+    let packet = PacketBuilder::ethernet2(MAC_A, MAC_B);
     let mut bytes = Vec::new();
     match (from, to) {
         (IpAddr::V4(a), IpAddr::V4(b)) => {
-            let packet = PacketBuilder::ethernet2(MAC_A, MAC_B).ipv4(a.octets(), b.octets(), 64);
-            let message = if reply {
-                packet.icmpv4_echo_reply(number, sequence)
-            } else {
-                packet.icmpv4_echo_request(number, sequence)
-            };
-            message.write(&mut bytes, b"abcdefg")
+            packet.ipv4(a.octets(), b.octets(), 64).icmpv4_raw(four.0, four.1, rest).write(&mut bytes, body)
         }
         (IpAddr::V6(a), IpAddr::V6(b)) => {
-            let packet = PacketBuilder::ethernet2(MAC_A, MAC_B).ipv6(a.octets(), b.octets(), 64);
-            let message = if reply {
-                packet.icmpv6_echo_reply(number, sequence)
-            } else {
-                packet.icmpv6_echo_request(number, sequence)
-            };
-            message.write(&mut bytes, b"abcdefg")
+            packet.ipv6(a.octets(), b.octets(), 64).icmpv6_raw(six.0, six.1, rest).write(&mut bytes, body)
         }
         _ => panic!("a message between two families"),
     }

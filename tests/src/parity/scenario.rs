@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use futures::future::LocalBoxFuture;
 use serde::Serialize;
 
@@ -114,6 +114,20 @@ pub struct Scenario {
     /// Plays one case: makes what it needs, asks, and gives an error where the answer is not as it must be.
     pub run: for<'a> fn(&'a Play<'a>) -> LocalBoxFuture<'a, Result<()>>,
 }
+
+/// What most scenarios have in common: they hold for both families, TCP and UDP, beside others and for all subjects. The
+/// rest is each one's own; one without a play of its own fails.
+pub const ORDINARY: Scenario = Scenario {
+    name: "",
+    upstream: &[],
+    fields: &[],
+    paths: &[],
+    families: Family::BOTH,
+    protocols: TCP_AND_UDP,
+    turn: Turn::Shared,
+    differs: &[],
+    run: |_| Box::pin(async { bail!("this scenario plays nothing") }),
+};
 
 impl Scenario {
     /// Its cases.

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use crate::parity::{
-    Family, Scenario, Turn,
+    Scenario,
     objects::Made,
     play::{Asker, Play, web},
-    scenario::TCP_AND_UDP,
+    scenario::ORDINARY,
     stage::PORT,
 };
 
@@ -27,11 +27,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["sessionAffinity"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP", "outside -> node port", "pod -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(sticks(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "session affinity is switched off and on again on a live Service",
@@ -41,11 +38,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["sessionAffinity"],
         paths: &["pod -> cluster IP", "outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(switched(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "session affinity ends when a client asks nothing for its timeout",
@@ -55,11 +49,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["sessionAffinityConfig"],
         paths: &["pod -> cluster IP", "outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(times_out(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "session affinity holds at a load balancer's address, and is switched there",
@@ -71,11 +62,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["sessionAffinity", "externalTrafficPolicy", "status.loadBalancer"],
         paths: &["outside -> load balancer"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(at_load_balancers(play)),
+        ..ORDINARY
     },
 ];
 

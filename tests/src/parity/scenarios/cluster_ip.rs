@@ -11,7 +11,7 @@ use crate::{
         Differs, Family, Scenario, Subject, Turn,
         objects::NewPod,
         play::{Asker, Play, only, web},
-        scenario::{TCP, TCP_AND_UDP},
+        scenario::{ORDINARY, TCP},
         stage::{HOST, HOST_PORT, NODES, PORT, WEB},
     },
 };
@@ -28,11 +28,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["clusterIPs", "selector"],
         paths: &["pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(pods_are_seen_as_themselves(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a process of a node reaches all endpoints of a cluster IP",
@@ -44,11 +41,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["clusterIPs"],
         paths: &["process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(nodes_are_seen_as_themselves(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "an endpoint reaches all endpoints of its own Service",
@@ -60,22 +54,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["clusterIPs"],
         paths: &["endpoint -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(endpoints_reach_their_service(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "the only endpoint of a Service reaches itself, and sees its node",
         upstream: &["service.go: should allow pods to hairpin back to themselves through services"],
         fields: &["clusterIPs"],
         paths: &["endpoint -> cluster IP -> itself"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(hairpin(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "endpoints on the nodes' own network are reached from pods and nodes",
@@ -85,22 +73,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["clusterIPs", "ports[].nodePort"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP", "pod -> node port", "outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(endpoints_on_host_network(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "two Services lead to the same endpoints",
         upstream: &["networking.go: should function for multiple endpoint-Services with same selector"],
         fields: &["selector"],
         paths: &["pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(two_services(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "requests of more than one packet are answered",
@@ -112,22 +94,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["clusterIPs", "ports[].nodePort"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP", "outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(large_requests(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a cluster IP that is routed to a node serves clients outside, in the node's name",
         upstream: &[],
         fields: &["clusterIPs", "internalTrafficPolicy"],
         paths: &["outside -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(routed_from_outside(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "segments outside of the window do not break a connection",
@@ -168,11 +144,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["selector"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(endpoints_come_and_go(play)),
+        ..ORDINARY
     },
 ];
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::parity::{
     Differs, Family, Scenario, Subject, Turn,
     play::{Asker, Play, web},
-    scenario::TCP_AND_UDP,
+    scenario::{ORDINARY, TCP_AND_UDP},
     stage::{NODES, PORT},
 };
 
@@ -20,11 +20,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["externalIPs"],
         paths: &["pod -> external IP", "process of a node -> external IP", "outside -> external IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(external_ip(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "external IP, load balancer and cluster IP of one Service keep each to its own policy",
@@ -38,22 +35,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "process of a node -> load balancer",
             "pod -> cluster IP",
         ],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(both_policies_local(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "source ranges of the other family filter nobody",
         upstream: &[],
         fields: &["loadBalancerSourceRanges"],
         paths: &["outside -> load balancer", "pod -> load balancer"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(ranges_of_the_other_family(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "who is outside the source ranges learns nothing of a Service without endpoints",

@@ -4,9 +4,9 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::parity::{
-    Family, Scenario, Turn,
+    Scenario,
     play::{Asker, Play, web},
-    scenario::TCP_AND_UDP,
+    scenario::ORDINARY,
     stage::PORT,
 };
 
@@ -22,22 +22,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         upstream: &["service.go: should implement service.kubernetes.io/service-proxy-name"],
         fields: &["service.kubernetes.io/service-proxy-name"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(proxy_name(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a slice that is labelled headless counts no more",
         upstream: &["service.go: should implement service.kubernetes.io/headless"],
         fields: &["service.kubernetes.io/headless"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(headless(play)),
+        ..ORDINARY
     },
 ];
 

@@ -4,10 +4,10 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use crate::parity::{
-    Family, Scenario, Turn,
+    Family, Scenario,
     objects::Made,
     play::{Asker, Play, web},
-    scenario::TCP_AND_UDP,
+    scenario::ORDINARY,
     stage::PORT,
 };
 
@@ -19,22 +19,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         upstream: &["service.go: should be able to up and down services"],
         fields: &["clusterIPs"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(up_and_down(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a Service that is made again under its old address answers",
         upstream: &["service.go: should work after the service has been recreated"],
         fields: &["clusterIPs"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(made_again(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "an external name becomes a cluster IP, and a node port",
@@ -44,11 +38,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["type"],
         paths: &["pod -> cluster IP", "outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(from_external_name(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a node port and a cluster IP become an external name, and answer no more",
@@ -58,11 +49,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["type"],
         paths: &["pod -> cluster IP", "outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(to_external_name(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a node port is free as soon as its Service is deleted",
@@ -73,11 +61,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["ports[].nodePort"],
         paths: &["outside -> node port", "process of a node -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(node_port_released(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a Service has the addresses of the families that it asks for",
@@ -90,22 +75,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["ipFamilies", "ipFamilyPolicy"],
         paths: &["pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(families(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "cluster IPs of a range that was added later are served",
         upstream: &["service_cidrs.go: should create Services and serve on different Service CIDRs"],
         fields: &["clusterIPs", "ports[].nodePort"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP", "outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(another_range(play)),
+        ..ORDINARY
     },
 ];
 

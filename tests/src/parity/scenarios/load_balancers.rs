@@ -15,7 +15,7 @@ use crate::{
         Family, Scenario, Turn,
         objects::{Made, NewPod},
         play::{Asker, Play, only, web},
-        scenario::{TCP, TCP_AND_UDP},
+        scenario::{ORDINARY, TCP},
         stage::{NODES, PORT},
     },
 };
@@ -29,11 +29,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["type", "ports", "ports[].nodePort", "status.loadBalancer"],
         paths: &["outside -> node port", "outside -> load balancer", "pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(type_and_ports(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "source ranges admit their sources to a load balancer's address, and nobody else",
@@ -45,22 +42,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "outside -> load balancer",
             "outside -> node port",
         ],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(source_ranges(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a load balancer's address is served without node ports, and with them once they are wanted",
         upstream: &["loadbalancer.go: should be able to create LoadBalancer Service without NodePort and change it"],
         fields: &["allocateLoadBalancerNodePorts"],
         paths: &["outside -> load balancer", "outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(without_node_ports(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "with externalTrafficPolicy Local clients of a load balancer are seen, on every node with endpoints",
@@ -71,11 +62,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["externalTrafficPolicy", "status.loadBalancer", "healthCheckNodePort"],
         paths: &["outside -> load balancer", "pod -> load balancer", "outside -> health check port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(policy_local(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "load balancers hear of just those nodes that have an endpoint",
@@ -93,11 +81,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         upstream: &[],
         fields: &["status.loadBalancer"],
         paths: &["pod -> load balancer"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(mode_proxy(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "hardly any request fails while the pods behind a load balancer are replaced one by one",
@@ -107,11 +92,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["externalTrafficPolicy", "conditions"],
         paths: &["outside -> load balancer"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(rolling_update(play)),
+        ..ORDINARY
     },
 ];
 

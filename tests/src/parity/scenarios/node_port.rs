@@ -4,9 +4,9 @@ use anyhow::Result;
 use serde_json::json;
 
 use crate::parity::{
-    Family, Scenario, Turn,
+    Scenario,
     play::{Asker, Play, web},
-    scenario::TCP_AND_UDP,
+    scenario::ORDINARY,
     stage::{NODES, PORT},
 };
 
@@ -29,11 +29,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "process of a node -> node port",
             "process of a node -> another node's port",
         ],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(node_ports_of_all_nodes(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "with externalTrafficPolicy Local endpoints see the client, and nodes without one drop",
@@ -45,11 +42,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "pod -> node port",
             "process of a node -> node port",
         ],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(external_policy_local(play)),
+        ..ORDINARY
     },
 ];
 

@@ -1,12 +1,14 @@
 //! `internalTrafficPolicy`: clients of a node get the endpoints of that node.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
 use serde_json::json;
 
 use crate::parity::{
-    Family, Scenario, Turn,
+    Scenario,
     play::{Asker, Play, web},
-    scenario::TCP_AND_UDP,
+    scenario::ORDINARY,
     stage::{HOST, HOST_PORT, NODES, PORT},
 };
 
@@ -16,44 +18,39 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         upstream: &["service.go: should respect internalTrafficPolicy=Local Pod to Pod"],
         fields: &["internalTrafficPolicy"],
         paths: &["pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(pods_to_pods(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "with internalTrafficPolicy Local processes of a node get the endpoints of that node",
         upstream: &["service.go: should respect internalTrafficPolicy=Local Pod (hostNetwork: true) to Pod"],
         fields: &["internalTrafficPolicy"],
         paths: &["process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(nodes_to_pods(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "with internalTrafficPolicy Local endpoints on the nodes' network serve their own node",
         upstream: &["service.go: should respect internalTrafficPolicy=Local Pod and Node, to Pod (hostNetwork: true)"],
         fields: &["internalTrafficPolicy"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(to_host_network(play)),
+        ..ORDINARY
     },
 ];
 
-async fn pods_to_pods(play: &Play<'_>) -> Result<()> {
+/// The cluster IP of a Service that leads to these pods' port, on the client's own node alone.
+async fn local(play: &Play<'_>, app: &str, port: u16) -> Result<SocketAddr> {
     let spec = json!({
         "internalTrafficPolicy": "Local",
-        "selector": {"app": "web"},
-        "ports": [{"port": 80, "targetPort": PORT}],
+        "selector": {"app": app},
+        "ports": [{"port": 80, "targetPort": port}],
     });
-    let service = play.service("web", spec).await?;
-    let to = play.cluster_ip(&service, 80)?;
+    play.cluster_ip(&play.service(app, spec).await?, 80)
+}
+
+async fn pods_to_pods(play: &Play<'_>) -> Result<()> {
+    let to = local(play, "web", PORT).await?;
     for node in NODES {
         let asking = play.ask(Asker::Pod(node), to)?;
         if web(Some(node)).is_empty() {
@@ -66,13 +63,7 @@ async fn pods_to_pods(play: &Play<'_>) -> Result<()> {
 }
 
 async fn nodes_to_pods(play: &Play<'_>) -> Result<()> {
-    let spec = json!({
-        "internalTrafficPolicy": "Local",
-        "selector": {"app": "web"},
-        "ports": [{"port": 80, "targetPort": PORT}],
-    });
-    let service = play.service("web", spec).await?;
-    let to = play.cluster_ip(&service, 80)?;
+    let to = local(play, "web", PORT).await?;
     for node in NODES {
         let asking = play.ask(Asker::Node(node), to)?;
         if web(Some(node)).is_empty() {
@@ -85,13 +76,7 @@ async fn nodes_to_pods(play: &Play<'_>) -> Result<()> {
 }
 
 async fn to_host_network(play: &Play<'_>) -> Result<()> {
-    let spec = json!({
-        "internalTrafficPolicy": "Local",
-        "selector": {"app": "host"},
-        "ports": [{"port": 80, "targetPort": HOST_PORT}],
-    });
-    let service = play.service("host", spec).await?;
-    let to = play.cluster_ip(&service, 80)?;
+    let to = local(play, "host", HOST_PORT).await?;
     for (pod, node) in HOST {
         let own = [pod.to_owned()].into();
         play.ask(Asker::Pod(node), to)?.answered_by(&own).await?;

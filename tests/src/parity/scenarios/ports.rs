@@ -9,7 +9,7 @@ use crate::{
         Family, Scenario, Turn,
         objects::NewPod,
         play::{Asker, Play, only, web},
-        scenario::{TCP, TCP_AND_UDP},
+        scenario::{ORDINARY, TCP},
         stage::{MORE, PORT},
     },
 };
@@ -20,22 +20,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         upstream: &["service.go: should serve multiport endpoints from pods"],
         fields: &["ports", "ports[].targetPort"],
         paths: &["pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(several_ports(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a port that is added to a live Service answers, one that is removed does no more",
         upstream: &["service.go: should be updated after adding or deleting ports"],
         fields: &["ports"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(ports_come_and_go(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a named port is on each endpoint the number that it has there",
@@ -44,11 +38,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["ports[].targetPort"],
         paths: &["pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(named_ports(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "ports of an init container that goes on running are reached, by number and by name",
@@ -58,11 +49,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["ports[].targetPort"],
         paths: &["pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(sidecar_ports(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "TCP and UDP of one port number are apart",
@@ -96,11 +84,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         upstream: &["service.go: should allow creating a basic SCTP service with pod and endpoints [LinuxOnly]"],
         fields: &["ports[].protocol"],
         paths: &["pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(sctp_loads_nothing(play)),
+        ..ORDINARY
     },
 ];
 

@@ -12,10 +12,10 @@ use crate::{
     },
     net::Client,
     parity::{
-        Family, Scenario, Turn,
+        Scenario,
         objects::{Made, MadePod, NewPod},
         play::{Asker, Play, only},
-        scenario::TCP_AND_UDP,
+        scenario::ORDINARY,
         stage::NODES,
     },
 };
@@ -29,11 +29,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["publishNotReadyAddresses"],
         paths: &["pod -> cluster IP", "outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(published(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a pod that is not ready does not serve, also while it ends",
@@ -42,22 +39,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["publishNotReadyAddresses", "conditions"],
         paths: &["pod -> cluster IP", "outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(not_published(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "a pod that was evicted refuses, also where not ready addresses are published",
         upstream: &["service.go: should be rejected for evicted pods (no endpoints exist)"],
         fields: &["publishNotReadyAddresses"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(evicted(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "the last pod serves a cluster IP until its end",
@@ -66,11 +57,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["conditions", "internalTrafficPolicy"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(last_of_cluster(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "with internalTrafficPolicy Local the last pod of a node serves that node until its end",
@@ -79,11 +67,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["conditions", "internalTrafficPolicy"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(last_of_node(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "the last pod serves node ports until its end",
@@ -92,11 +77,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["conditions", "externalTrafficPolicy"],
         paths: &["outside -> node port", "pod -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(last_behind_node_ports(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "with externalTrafficPolicy Local the last pod of a node serves that node's port until its end",
@@ -105,11 +87,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["conditions", "externalTrafficPolicy"],
         paths: &["outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(last_behind_own_node_port(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "no request fails while ready pods take the place of others",
@@ -118,11 +97,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["conditions", "selector"],
         paths: &["pod -> cluster IP", "outside -> node port"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(blue_and_green(play)),
+        ..ORDINARY
     },
 ];
 

@@ -4,9 +4,9 @@ use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::parity::{
-    Family, Scenario, Turn,
+    Scenario,
     play::{Asker, Play, web},
-    scenario::TCP_AND_UDP,
+    scenario::ORDINARY,
     stage::{MORE, PORT},
 };
 
@@ -18,11 +18,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["ports"],
         paths: &["pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(a_slice_for_each_port(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "endpoints that stand in slices of their own are all reached",
@@ -31,11 +28,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["endpoints"],
         paths: &["pod -> cluster IP", "process of a node -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(a_slice_for_each_endpoint(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "one address in two subsets of Endpoints is reached on the ports of both",
@@ -44,22 +38,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["ports"],
         paths: &["pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(mirrored_subsets(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "an endpoint that moves from one slice to another serves all the time",
         upstream: &[],
         fields: &["endpoints"],
         paths: &["pod -> cluster IP"],
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(moves_between_slices(play)),
+        ..ORDINARY
     },
 ];
 

@@ -12,7 +12,7 @@ use crate::parity::{
     Family, Scenario, Turn,
     objects::{Made, MadePod, NewPod},
     play::{Asker, Play, only},
-    scenario::{TCP, TCP_AND_UDP},
+    scenario::{ORDINARY, TCP},
 };
 
 const PATHS: &[&str] = &["pod -> cluster IP", "process of a node -> cluster IP"];
@@ -26,11 +26,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["trafficDistribution"],
         paths: PATHS,
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(same_zone(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "with a preference for the zone the endpoint may be on another node of it",
@@ -66,22 +63,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         ],
         fields: &["trafficDistribution", "conditions"],
         paths: PATHS,
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(away_for_a_while(play)),
+        ..ORDINARY
     },
     Scenario {
         name: "with topology-mode Auto each zone is served by its own endpoints",
         upstream: &["topology_hints.go: should distribute endpoints evenly"],
         fields: &["service.kubernetes.io/topology-mode"],
         paths: PATHS,
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(topology_mode_auto(play)),
+        ..ORDINARY
     },
 ];
 

@@ -8,7 +8,7 @@ use crate::{
     parity::{
         Case, Differs, Family, Scenario, Subject, Turn,
         play::{Asker, Play, web},
-        scenario::TCP_AND_UDP,
+        scenario::{ORDINARY, TCP_AND_UDP},
         stage::{NODES, PORT},
     },
 };
@@ -32,11 +32,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         upstream: &["service.go: should be rejected when no endpoints exist"],
         fields: &["selector", "ports[].nodePort"],
         paths: EVERY_PATH,
-        families: Family::BOTH,
-        protocols: TCP_AND_UDP,
-        turn: Turn::Shared,
-        differs: &[],
         run: |play| Box::pin(nobody_serves(play, false)),
+        ..ORDINARY
     },
     Scenario {
         name: "a Service without endpoints refuses everybody at once, as a closed port does",
