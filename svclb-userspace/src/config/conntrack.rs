@@ -19,7 +19,7 @@ const MIN: u32 = 128 * 1024;
 /// No more entries than this are asked for by `--conntrack-max-per-core`, however many CPUs there are.
 const MOST_BY_CORES: u64 = 1024 * 1024;
 
-/// Options of connection tracking, with kube-proxy's names. 0 leaves things as they are.
+/// Options of connection tracking, with kube-proxy's names where it has them. 0 leaves things as they are.
 #[derive(Args, Clone, Copy, Default, Debug)]
 pub struct Conntrack {
     /// How long an idle TCP connection is kept, by svclb and by nf_conntrack; 24h if not given.
@@ -34,6 +34,21 @@ pub struct Conntrack {
     /// The same for UDP with replies; if not given, 2m and what nf_conntrack has.
     #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
     pub conntrack_udp_timeout_stream: Option<Duration>,
+    /// The same for an SCTP association; if not given, 210s and what nf_conntrack has. kube-proxy has no such option.
+    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
+    pub conntrack_sctp_timeout_established: Option<Duration>,
+    /// The same for an SCTP association whose client has sent INIT; if not given, 3s and what nf_conntrack has.
+    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
+    pub conntrack_sctp_timeout_cookie_wait: Option<Duration>,
+    /// The same for one whose client has sent COOKIE ECHO; if not given, 3s and what nf_conntrack has.
+    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
+    pub conntrack_sctp_timeout_cookie_echoed: Option<Duration>,
+    /// The same for one of which a side has sent SHUTDOWN; if not given, 3s and what nf_conntrack has.
+    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
+    pub conntrack_sctp_timeout_shutdown: Option<Duration>,
+    /// The same for one of which the other side has sent SHUTDOWN ACK; if not given, 3s and what nf_conntrack has.
+    #[arg(long, value_parser = values::timeout, value_name = "DURATION")]
+    pub conntrack_sctp_timeout_shutdown_ack: Option<Duration>,
     /// Whether nf_conntrack takes TCP packets outside the window for good ones; svclb always does.
     #[arg(
         long,
@@ -54,22 +69,81 @@ pub struct Conntrack {
     pub conntrack_min: Option<u32>,
 }
 
+/// What one option of a timeout is about.
+struct Timeout {
+    /// What is asked for.
+    given: Option<Duration>,
+    /// svclb's flows in these states.
+    states: &'static [State],
+    /// The sysctls of `nf_conntrack`.
+    sysctls: &'static [&'static str],
+    /// What kube-proxy writes there if nothing is asked for; 0 for nothing.
+    by_kube_proxy: Duration,
+}
+
 impl Conntrack {
+    fn timeouts(&self) -> [Timeout; 9] {
+        let row = |given, states, sysctls| Timeout { given, states, sysctls, by_kube_proxy: Duration::ZERO };
+        [
+            Timeout {
+                by_kube_proxy: ESTABLISHED,
+                ..row(
+                    self.conntrack_tcp_timeout_established,
+                    &[State::ESTABLISHED],
+                    &["nf_conntrack_tcp_timeout_established"],
+                )
+            },
+            Timeout {
+                by_kube_proxy: CLOSE_WAIT,
+                ..row(
+                    self.conntrack_tcp_timeout_close_wait,
+                    &[State::CLIENT_CLOSED, State::BACKEND_CLOSED],
+                    &["nf_conntrack_tcp_timeout_close_wait"],
+                )
+            },
+            row(self.conntrack_udp_timeout, &[State::UNREPLIED], &["nf_conntrack_udp_timeout"]),
+            row(self.conntrack_udp_timeout_stream, &[State::REPLIED], &["nf_conntrack_udp_timeout_stream"]),
+            row(
+                self.conntrack_sctp_timeout_established,
+                &[State::ASSOCIATED],
+                &["nf_conntrack_sctp_timeout_established"],
+            ),
+            row(
+                self.conntrack_sctp_timeout_cookie_wait,
+                &[State::COOKIE_WAIT],
+                &["nf_conntrack_sctp_timeout_cookie_wait"],
+            ),
+            row(
+                self.conntrack_sctp_timeout_cookie_echoed,
+                &[State::COOKIE_ECHOED],
+                &["nf_conntrack_sctp_timeout_cookie_echoed"],
+            ),
+            row(
+                self.conntrack_sctp_timeout_shutdown,
+                &[State::SHUTTING_DOWN],
+                &["nf_conntrack_sctp_timeout_shutdown_sent", "nf_conntrack_sctp_timeout_shutdown_recd"],
+            ),
+            row(
+                self.conntrack_sctp_timeout_shutdown_ack,
+                &[State::SHUTDOWN_ACKED],
+                &["nf_conntrack_sctp_timeout_shutdown_ack_sent"],
+            ),
+        ]
+    }
+
     /// Seconds that svclb keeps its flows, by state, of what is given.
     pub(super) fn flow_timeouts(&self) -> Vec<(State, u32)> {
-        let by_state = [
-            (State::ESTABLISHED, self.conntrack_tcp_timeout_established),
-            (State::CLIENT_CLOSED, self.conntrack_tcp_timeout_close_wait),
-            (State::BACKEND_CLOSED, self.conntrack_tcp_timeout_close_wait),
-            (State::UNREPLIED, self.conntrack_udp_timeout),
-            (State::REPLIED, self.conntrack_udp_timeout_stream),
-        ];
-        let given = by_state.into_iter().filter_map(|(state, timeout)| Some((state, seconds(timeout?))));
-        given.filter(|(_, seconds)| *seconds > 0).collect()
+        let mut by_state = Vec::new();
+        for timeout in self.timeouts() {
+            let given = timeout.given.map(seconds).filter(|seconds| *seconds > 0);
+            by_state.extend(timeout.states.iter().filter_map(|state| Some((*state, given?))));
+        }
+        by_state
     }
 
     /// What kube-proxy would write to the sysctls of `nf_conntrack` on a machine with so many CPUs
-    /// (`pkg/proxy/conntrack` of Kubernetes 1.37): timeouts as they are given, and room that only grows.
+    /// (`pkg/proxy/conntrack` of Kubernetes 1.37): timeouts as they are given, and room that only grows; and the
+    /// timeouts of SCTP that are given, of which kube-proxy knows nothing.
     pub fn sysctls(&self, cpus: u32) -> Vec<Wanted> {
         let mut wanted = Vec::new();
         let room = self.room(cpus);
@@ -78,16 +152,12 @@ impl Conntrack {
             // The module's parameter "hashsize" by another name: no more than four entries a bucket.
             wanted.push(Wanted::at_least("nf_conntrack_buckets", room / 4));
         }
-        let established = self.conntrack_tcp_timeout_established.unwrap_or(ESTABLISHED);
-        let close_wait = self.conntrack_tcp_timeout_close_wait.unwrap_or(CLOSE_WAIT);
-        let timeouts = [
-            ("nf_conntrack_tcp_timeout_established", established),
-            ("nf_conntrack_tcp_timeout_close_wait", close_wait),
-            ("nf_conntrack_udp_timeout", self.conntrack_udp_timeout.unwrap_or_default()),
-            ("nf_conntrack_udp_timeout_stream", self.conntrack_udp_timeout_stream.unwrap_or_default()),
-        ];
-        let timeouts = timeouts.into_iter().filter(|(_, timeout)| !timeout.is_zero());
-        wanted.extend(timeouts.map(|(name, timeout)| Wanted::exactly(name, seconds(timeout).into())));
+        for timeout in self.timeouts() {
+            let value = seconds(timeout.given.unwrap_or(timeout.by_kube_proxy)).into();
+            if value > 0 {
+                wanted.extend(timeout.sysctls.iter().map(|name| Wanted::exactly(name, value)));
+            }
+        }
         if self.conntrack_tcp_be_liberal == Some(true) {
             wanted.push(Wanted::exactly("nf_conntrack_tcp_be_liberal", 1));
         }
@@ -150,6 +220,30 @@ mod tests {
              tcp_be_liberal=1"
         );
         assert_eq!(wanted("--conntrack-tcp-be-liberal=false"), wanted(""));
+    }
+
+    #[test]
+    fn timeouts_of_sctp_hold_for_svclb_and_for_nf_conntrack_if_they_are_given() {
+        let flags = "--conntrack-max-per-core=0 --conntrack-tcp-timeout-established=0 \
+                     --conntrack-tcp-timeout-close-wait=0 --conntrack-sctp-timeout-established=1h \
+                     --conntrack-sctp-timeout-cookie-wait=9s --conntrack-sctp-timeout-cookie-echoed=8s \
+                     --conntrack-sctp-timeout-shutdown=7s --conntrack-sctp-timeout-shutdown-ack=6s";
+        assert_eq!(
+            wanted(flags),
+            "sctp_timeout_established=3600 sctp_timeout_cookie_wait=9 sctp_timeout_cookie_echoed=8 \
+             sctp_timeout_shutdown_sent=7 sctp_timeout_shutdown_recd=7 sctp_timeout_shutdown_ack_sent=6"
+        );
+        let line = Line::try_parse_from(["agent"].into_iter().chain(flags.split_whitespace())).expect("good flags");
+        assert_eq!(
+            line.conntrack.flow_timeouts(),
+            [
+                (State::ASSOCIATED, 3600),
+                (State::COOKIE_WAIT, 9),
+                (State::COOKIE_ECHOED, 8),
+                (State::SHUTTING_DOWN, 7),
+                (State::SHUTDOWN_ACKED, 6),
+            ]
+        );
     }
 
     #[test]
