@@ -16,6 +16,30 @@ pub struct Prefix<A> {
     pub mask: A,
 }
 
+/// A range of ports, in host byte order; none if `last` is 0.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, FromBytes, Immutable, KnownLayout)]
+pub struct Ports {
+    /// Its first port.
+    pub first: u16,
+    /// Its last port.
+    pub last: u16,
+}
+
+impl Ports {
+    /// Whether it has no ports.
+    #[inline(always)]
+    pub const fn is_none(&self) -> bool {
+        self.last == 0
+    }
+
+    /// Whether `port` is one of them.
+    #[inline(always)]
+    pub const fn holds(&self, port: u16) -> bool {
+        self.first <= port && port <= self.last && !self.is_none()
+    }
+}
+
 /// Prefixes of each family in `--cluster-cidr` that CONFIG has room for.
 pub const CLUSTER_CIDRS: usize = 4;
 
@@ -84,8 +108,8 @@ pub struct Config {
     pub node4: Addr4,
     /// The same for IPv6.
     pub node6: Addr6,
-    /// Always 0.
-    pub zero2: u32,
+    /// Ports that the kernel gives sockets of the node which ask for none (`net.ipv4.ip_local_port_range`).
+    pub own_ports: Ports,
 }
 
 impl Config {

@@ -17,7 +17,7 @@ use crate::wire::ethernet::Mac;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Number of the layout below. Any change of a type, a map or a constant here raises it.
-pub const LAYOUT: u32 = 5;
+pub const LAYOUT: u32 = 6;
 
 /// A type without padding, which may cross between the kernel and the agent as bytes.
 ///

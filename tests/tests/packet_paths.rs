@@ -1,7 +1,7 @@
 //! Every path of a packet through the two hooks, on the host and in the kernel, in both families.
 
 use std::net::SocketAddr;
-use svclb_common::config::{Prefix, flag as config_flag};
+use svclb_common::config::{Ports, Prefix, flag as config_flag};
 use svclb_common::service::flag;
 use svclb_common::verdict::Counter;
 use svclb_tests::packet::{self, Frame, sctp, tcp, udp};
@@ -80,6 +80,27 @@ fn two_clients_with_one_port_get_two_masquerade_ports() {
             let seen = world.ingress(Port::Uplink, &reply).translated(&[Counter::ReplyUnmasqueraded]);
             assert_eq!(seen.destination, client);
         }
+    });
+}
+
+#[test]
+fn a_masquerade_port_is_none_that_a_socket_of_the_node_may_be_given() {
+    everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &net.service(protocol));
+        let ours = |world: &mut World, client: SocketAddr| {
+            let request = world.ingress(Port::Uplink, &frame(client, net.node_port).bytes());
+            let routed = world.egress(Port::Uplink, &request.bytes);
+            routed.translated(&[Counter::RequestMasqueraded, Counter::MasqueradeAllocated]).source.port()
+        };
+        world.configure(|config| config.own_ports = Ports { first: 2000, last: 65_000 });
+        for n in 0..20 {
+            let port = ours(world, SocketAddr::new(net.outside.ip(), 40_000 + n));
+            assert!((1024..2000).contains(&port) || port > 65_000, "{port} is a port of the node's sockets");
+        }
+        let kept = ours(world, SocketAddr::new(net.outside.ip(), 65_111));
+        assert_eq!(kept, 65_111, "a client's port outside of the range is kept");
+        world.configure(|config| config.own_ports = Ports { first: 1024, last: 65_535 });
+        ours(world, SocketAddr::new(net.outside.ip(), 40_100));
     });
 }
 

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use svclb_common::addr::{Addr4, Addr6};
-use svclb_common::config::{Config, flag};
+use svclb_common::config::{Config, Ports, flag};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{MissedTickBehavior, interval_at, sleep_until};
@@ -36,7 +36,7 @@ use crate::config::AgentOptions;
 use crate::desired::datapath_config::{self, Identity, Settings};
 use crate::health::Health;
 use crate::heap;
-use crate::host::{self, Attachment, DeviceEvent, HostEvent, NodeAddresses};
+use crate::host::{self, Attachment, DeviceEvent, HostEvent, NodeAddresses, sysctl};
 use crate::ids::GRACE;
 use crate::k8s;
 use crate::metrics::Metrics;
@@ -223,6 +223,7 @@ impl Agent {
         let mut sysctls = interval_at(tokio::time::Instant::now() + MISSING, MISSING);
         sysctls.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut rebuild = interval_at(tokio::time::Instant::now() + REBUILD, REBUILD);
+        self.follow_own_ports();
         loop {
             let retry = [self.retry, self.health_checks.again()].into_iter().flatten().min();
             let incomplete = !self.engine.model().complete() || self.lacks_pod_cidrs();
@@ -383,6 +384,22 @@ impl Agent {
         }
     }
 
+    /// Writes to CONFIG which ports the node's own sockets are given, so that masqueraded flows keep out of their way.
+    fn follow_own_ports(&mut self) {
+        let (first, last) = match sysctl::local_port_range() {
+            Ok(range) => range,
+            Err(error) => {
+                return warn!(%error, "cannot read net.ipv4.ip_local_port_range: masqueraded flows may have \
+                                                ports in it, as sockets of this node");
+            }
+        };
+        match self.put_config(&Config { own_ports: Ports { first, last }, ..self.config }) {
+            Ok(true) => info!(first, last, "ports of this node's own sockets: masqueraded flows have others"),
+            Ok(false) => {}
+            Err(error) => warn!(%error, "cannot write the ports of this node's own sockets to CONFIG"),
+        }
+    }
+
     fn sync(&mut self) {
         let began = Instant::now();
         let report = self.engine.sync(self.started.elapsed());
@@ -430,6 +447,7 @@ impl Agent {
     }
 
     fn check(&mut self) {
+        self.follow_own_ports();
         self.engine.recompute();
         let (v4, v6) = self.engine.contents();
         match self.sweep.run(v4, v6) {

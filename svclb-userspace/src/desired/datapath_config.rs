@@ -84,7 +84,7 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
         namespace: settings.namespace,
         node4: before.node4,
         node6: before.node6,
-        zero2: 0,
+        own_ports: before.own_ports,
     };
     match &settings.cluster_cidrs {
         Some(cidrs) => with_cluster_cidrs(&config, cidrs),

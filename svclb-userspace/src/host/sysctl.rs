@@ -76,3 +76,32 @@ impl Folder {
         file.write_all(value.to_string().as_bytes())
     }
 }
+
+/// First and last of the ports that the kernel gives sockets which ask for none, in the calling thread's network
+/// namespace and for both families (`net.ipv4.ip_local_port_range`).
+pub fn local_port_range() -> io::Result<(u16, u16)> {
+    parse_range(&fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range")?)
+}
+
+fn parse_range(text: &str) -> io::Result<(u16, u16)> {
+    let mut numbers = text.split_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(last)), None) => Ok((first, last)),
+        _ => Err(io::Error::other(format!("{text:?} is no range of ports"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_ports_is_two_numbers() {
+        assert_eq!(parse_range("32768\t60999\n").expect("a range"), (32_768, 60_999));
+        for bad in ["", "1024", "1 2 3", "1024-2048", "1 65536"] {
+            parse_range(bad).expect_err(bad);
+        }
+        let (first, last) = local_port_range().expect("every kernel with IPv4 has it");
+        assert!(first <= last);
+    }
+}
