@@ -62,6 +62,8 @@ pub mod flag {
     pub const LOCAL_BY_DEVICE: u32 = 16;
     /// Echo requests to Service addresses are answered.
     pub const PING_SERVICES: u32 = 32;
+    /// Some Service port has [`crate::service::flag::CUT`]: the backend of TCP flows has to be looked at.
+    pub const CUT: u32 = 64;
 }
 
 /// The one value of CONFIG.

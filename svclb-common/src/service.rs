@@ -39,6 +39,8 @@ pub mod flag {
     /// Some endpoint of the Service port exists anywhere: with an empty list a packet is dropped, not
     /// refused.
     pub const HAS_ENDPOINTS: u32 = 8;
+    /// A TCP connection is cut when its backend goes ([`super::serving`]).
+    pub const CUT: u32 = 16;
 }
 
 /// State of a backend number.

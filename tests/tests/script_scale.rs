@@ -15,7 +15,7 @@ use svclb_common::config::Sizes;
 use svclb_userspace::agent::engine::{Engine, NodeSettings};
 use svclb_userspace::model::{
     Endpoint, Event, Family, Kind, Protocol, Service, ServiceKind, ServiceName, ServicePort, Slice, SliceName,
-    SlicePort,
+    SlicePort, WhenBackendGoes,
 };
 use svclb_userspace::tables::bpf::BpfTables;
 
@@ -41,6 +41,7 @@ fn service(index: u32) -> Event {
         external_local: false,
         health_check_port: None,
         affinity_seconds: None,
+        when_backend_goes: WhenBackendGoes::Drain,
         ports: vec![ServicePort { name: "http".into(), protocol: Protocol::Tcp, port: 80, node_port: 0 }],
     }))
 }

@@ -8,6 +8,8 @@ use std::time::{Duration, SystemTime};
 use ipnet::IpNet;
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::Config;
+use svclb_common::schema::Service;
+use svclb_common::service::flag;
 
 use crate::desired::frontends::not_admitted;
 use crate::desired::health_checks::{HealthCheck, health_check};
@@ -107,6 +109,13 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
     /// What the tables hold.
     pub fn contents(&self) -> (&Content<Addr4>, &Content<Addr6>) {
         (self.v4.planner.content(), self.v6.planner.content())
+    }
+
+    /// Whether some Service port in the tables asks for connections to be cut when their backend goes.
+    pub fn cuts(&self) -> bool {
+        let asks = |record: &Service| record.flags & flag::CUT != 0;
+        let (v4, v6) = self.contents();
+        v4.services.iter().any(asks) || v6.services.iter().any(asks)
     }
 
     /// Computes what changed and writes it. Nothing is done before all required lists are complete.

@@ -260,6 +260,7 @@ impl Agent {
             if self.host_synced && self.engine.model().complete() && self.follow_pod_cidrs() {
                 self.sync();
                 self.follow_service_cidrs();
+                self.follow_cuts();
             }
         }
         info!("svclb agent ends; its maps and hooks stay and go on serving");
@@ -366,6 +367,20 @@ impl Agent {
             }
             Err(error) => {
                 warn!(%error, "cannot write the prefixes of cluster IPs to CONFIG; trying again");
+                self.retry = Some(Instant::now() + RETRY.1);
+            }
+        }
+    }
+
+    /// Says in CONFIG whether the backends of TCP flows have to be looked at.
+    fn follow_cuts(&mut self) {
+        let cuts = self.engine.cuts();
+        match self.put_config(&datapath_config::with_cut(&self.config, cuts)) {
+            Ok(false) => {}
+            Ok(true) if cuts => info!("some Service asks for TCP connections to be cut when their backend goes"),
+            Ok(true) => info!("no Service asks any more for TCP connections to be cut when their backend goes"),
+            Err(error) => {
+                warn!(%error, "cannot write to CONFIG whether connections are to be cut; trying again");
                 self.retry = Some(Instant::now() + RETRY.1);
             }
         }

@@ -44,7 +44,8 @@ pub struct Identity {
 /// where there was none. `hz` is the kernel's number of jiffies in a second.
 pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fresh: Identity) -> Config {
     let is_first = before.layout == 0;
-    let mut flags = if is_first { 0 } else { before.flags & (flag::SECOND_HALF | CIDRS) };
+    // What Services ask for holds until this agent knows them.
+    let mut flags = if is_first { 0 } else { before.flags & (flag::SECOND_HALF | flag::CUT | CIDRS) };
     if settings.masquerade_all {
         flags |= flag::MASQUERADE_ALL;
     }
@@ -108,6 +109,12 @@ pub fn with_cluster_cidrs(config: &Config, cidrs: &[IpNet]) -> Config {
     Config { flags, cluster_cidrs4, cluster_cidrs6, ..*config }
 }
 
+/// A value for CONFIG that says whether some Service port asks for connections to be cut.
+pub const fn with_cut(config: &Config, cut: bool) -> Config {
+    let others = config.flags & !flag::CUT;
+    Config { flags: if cut { others | flag::CUT } else { others }, ..*config }
+}
+
 /// A value for CONFIG with other prefixes of cluster IPs, and those for which there was no room.
 pub fn with_service_cidrs(config: &Config, cidrs: &[IpNet]) -> (Config, Vec<IpNet>) {
     let (service_cidrs, service_cidrs4, service_cidrs6) = prefixes::<SERVICE_CIDRS>(cidrs);
@@ -167,6 +174,19 @@ mod tests {
         assert_eq!((second.seed, second.mark, second.flags), (7, 1, flag::SECOND_HALF));
         assert_eq!(first.timeout(State::REPLIED), (300_u32 * 250).div_ceil(16));
         assert_eq!(second.timeout(State::REPLIED), (120_u32 * 250).div_ceil(16));
+    }
+
+    #[test]
+    fn connections_are_cut_across_a_restart_until_no_service_asks_for_it() {
+        let sizes = Sizes::for_memory(1 << 30);
+        let empty: Config = zerocopy::FromZeros::new_zeroed();
+        let identity = Identity { seed: 1, mark: 1 };
+        let first = config(&Settings::default(), &sizes, 250, &empty, identity);
+        let cutting = with_cut(&Config { flags: flag::SECOND_HALF, ..first }, true);
+        assert_eq!((first.flags, cutting.flags), (0, flag::SECOND_HALF | flag::CUT));
+        let again = config(&Settings::default(), &sizes, 250, &cutting, identity);
+        assert_eq!(again.flags, cutting.flags);
+        assert_eq!(with_cut(&again, false).flags, flag::SECOND_HALF);
     }
 
     #[test]

@@ -69,7 +69,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::model::{Endpoint, Protocol, ServiceKind, ServiceName, ServicePort, SliceName, SlicePort};
+    use crate::model::{
+        Endpoint, Protocol, ServiceKind, ServiceName, ServicePort, SliceName, SlicePort, WhenBackendGoes,
+    };
 
     fn port(name: &str) -> (ServicePort, SlicePort) {
         let (name, protocol): (Arc<str>, _) = (name.into(), Protocol::Tcp);
@@ -90,6 +92,7 @@ mod tests {
             external_local: true,
             health_check_port: Some(31_000),
             affinity_seconds: None,
+            when_backend_goes: WhenBackendGoes::Drain,
             ports: vec![port("a").0, port("b").0],
         }
     }

@@ -4,7 +4,7 @@ use svclb_common::service::flag;
 
 use super::traffic_policy::{Policy, categorize};
 use super::{Place, PortTables, affinity, endpoints, frontends, source_ranges};
-use crate::model::{FamilyAddress, PortKey, Service, ServiceKind, Slice};
+use crate::model::{FamilyAddress, PortKey, Protocol, Service, ServiceKind, Slice, WhenBackendGoes};
 
 /// The tables of every port of a Service in one family; none if it does not serve the family.
 pub fn tables<'a, A: FamilyAddress>(
@@ -39,6 +39,7 @@ pub fn tables<'a, A: FamilyAddress>(
             (policy.external_local, flag::EXTERNAL_LOCAL),
             (ranges.is_some(), flag::SOURCE_RANGES),
             (lists.any, flag::HAS_ENDPOINTS),
+            (service.when_backend_goes == WhenBackendGoes::Cut && port.protocol == Protocol::Tcp, flag::CUT),
         ];
         let key = PortKey::new(service.name.clone(), port.name.clone(), port.protocol);
         tables.push((

@@ -9,10 +9,13 @@ use super::address::{parse_address, parse_prefix};
 use super::names::shared;
 use super::{Problems, object};
 use crate::model::service::DEFAULT_AFFINITY_SECONDS;
-use crate::model::{Family, Problem, Protocol, Service, ServiceKind, ServiceName, ServicePort};
+use crate::model::{Family, Problem, Protocol, Service, ServiceKind, ServiceName, ServicePort, WhenBackendGoes};
 
 /// Label that hides a Service: somebody else serves it.
 pub const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+
+/// Annotation that says what becomes of TCP connections when their endpoint serves no more: `drain` or `cut`.
+pub const WHEN_BACKEND_GOES_ANNOTATION: &str = "svclb.io/when-backend-goes";
 
 /// Whether a Service without a cluster IP counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -82,6 +85,7 @@ fn project_parts(service: &api::Service, without: WithoutClusterIp, problems: &m
         health_check_port: health_check_port(spec, problems)
             .filter(|_| external_local && kind == ServiceKind::LoadBalancer),
         affinity_seconds: affinity_seconds(spec),
+        when_backend_goes: when_backend_goes(service, problems),
         ports: ports(spec, problems),
     })
 }
@@ -152,6 +156,23 @@ fn affinity_seconds(spec: &api::ServiceSpec) -> Option<u32> {
     let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
     let seconds = config.and_then(|config| config.timeout_seconds).and_then(|seconds| seconds.try_into().ok());
     Some(seconds.unwrap_or(DEFAULT_AFFINITY_SECONDS))
+}
+
+/// An unknown value means what none means.
+fn when_backend_goes(service: &api::Service, problems: &mut Problems) -> WhenBackendGoes {
+    let annotations = service.metadata.annotations.as_ref();
+    match annotations.and_then(|all| all.get(WHEN_BACKEND_GOES_ANNOTATION)).map(String::as_str) {
+        None | Some("drain") => WhenBackendGoes::Drain,
+        Some("cut") => WhenBackendGoes::Cut,
+        Some(other) => {
+            let message = format!(
+                "annotation {WHEN_BACKEND_GOES_ANNOTATION}: {other:?} is neither \"drain\" nor \"cut\": TCP \
+                 connections whose endpoint goes are drained"
+            );
+            problems.add("BadAnnotation", message);
+            WhenBackendGoes::Drain
+        }
+    }
 }
 
 fn ports(spec: &api::ServiceSpec, problems: &mut Problems) -> Vec<ServicePort> {

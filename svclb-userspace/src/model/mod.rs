@@ -15,5 +15,5 @@ pub use endpoint_slice::{Endpoint, Hints, Slice, SliceName, SlicePort};
 pub use event::{Event, Kind, Notice, Object, Problem};
 pub use family::{Family, FamilyAddress};
 pub use node::Node;
-pub use service::{PortKey, Protocol, Service, ServiceKind, ServiceName, ServicePort};
+pub use service::{PortKey, Protocol, Service, ServiceKind, ServiceName, ServicePort, WhenBackendGoes};
 pub use store::Model;

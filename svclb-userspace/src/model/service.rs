@@ -99,6 +99,16 @@ pub enum ServiceKind {
     LoadBalancer,
 }
 
+/// What becomes of a TCP connection when its endpoint serves no more.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub enum WhenBackendGoes {
+    /// It goes on to its end with the endpoint that it has, as with kube-proxy.
+    #[default]
+    Drain,
+    /// It is cut: both sides are told at once.
+    Cut,
+}
+
 /// One port of a Service.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ServicePort {
@@ -138,6 +148,8 @@ pub struct Service {
     pub health_check_port: Option<u16>,
     /// `sessionAffinity: ClientIP` and its timeout in seconds.
     pub affinity_seconds: Option<u32>,
+    /// What becomes of its TCP connections.
+    pub when_backend_goes: WhenBackendGoes,
     /// Ports.
     pub ports: Vec<ServicePort>,
 }

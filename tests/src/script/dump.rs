@@ -59,6 +59,7 @@ fn frontend<A: FamilyAddress>(content: &Content<A>, key: &ServiceKey<A>, found: 
         (record.flags & flag::INTERNAL_LOCAL != 0, "internal=Local"),
         (record.flags & flag::EXTERNAL_LOCAL != 0, "external=Local"),
         (record.flags & flag::HAS_ENDPOINTS == 0, "refused"),
+        (record.flags & flag::CUT != 0, "cut"),
     ];
     for (_, word) in policies.into_iter().filter(|(set, _)| *set) {
         words.push(word.to_owned());

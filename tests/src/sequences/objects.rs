@@ -13,7 +13,7 @@ use k8s_openapi::api::discovery::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use svclb_userspace::k8s::node::ZONE_LABEL;
-use svclb_userspace::k8s::service::PROXY_NAME_LABEL;
+use svclb_userspace::k8s::service::{PROXY_NAME_LABEL, WHEN_BACKEND_GOES_ANNOTATION};
 use svclb_userspace::k8s::slice::{HEADLESS_LABEL, SERVICE_NAME_LABEL};
 use svclb_userspace::model::{Family, Protocol};
 
@@ -98,6 +98,7 @@ pub(super) struct ServiceWords {
     pub(super) internal_local: bool,
     pub(super) external_local: bool,
     pub(super) affinity: Option<i32>,
+    pub(super) when_backend_goes: Option<&'static str>,
     pub(super) ranges: Vec<&'static str>,
     pub(super) external: Vec<Ip>,
     pub(super) ingress: Vec<Ingress>,
@@ -118,6 +119,7 @@ impl ServiceWords {
             internal_local: false,
             external_local: false,
             affinity: None,
+            when_backend_goes: None,
             ranges: Vec::new(),
             external: Vec::new(),
             ingress: Vec::new(),
@@ -172,8 +174,13 @@ impl ServiceWords {
         if self.hidden {
             labels.insert(PROXY_NAME_LABEL.to_owned(), "another".to_owned());
         }
-        let metadata =
-            ObjectMeta { uid: Some(self.uid.to_string()), labels: Some(labels), ..named(&service_name(number)) };
+        let annotation = |value: &str| (WHEN_BACKEND_GOES_ANNOTATION.to_owned(), value.to_owned());
+        let metadata = ObjectMeta {
+            uid: Some(self.uid.to_string()),
+            labels: Some(labels),
+            annotations: self.when_backend_goes.map(|value| [annotation(value)].into()),
+            ..named(&service_name(number))
+        };
         let status = ServiceStatus { load_balancer: Some(status), ..ServiceStatus::default() };
         Service { metadata, spec: Some(spec), status: Some(status) }
     }

@@ -28,12 +28,14 @@ pub(super) struct ServiceRow {
     internal_traffic_policy: &'static str,
     external_traffic_policy: &'static str,
     affinity_seconds: u32,
+    /// What becomes of TCP connections: `drain` or `cut`.
+    when_backend_goes: &'static str,
     source_ranges: Vec<String>,
 }
 
 impl Row for ServiceRow {
     const HEADERS: &'static [&'static str] =
-        &["address", "protocol", "kind", "number", "endpoints", "local", "policy", "affinity", "sources"];
+        &["address", "protocol", "kind", "number", "endpoints", "local", "policy", "affinity", "gone", "sources"];
 
     fn cells(&self) -> Vec<String> {
         let policy = match (self.internal_traffic_policy, self.external_traffic_policy) {
@@ -52,6 +54,7 @@ impl Row for ServiceRow {
             self.local_endpoints.len().to_string(),
             policy.to_owned(),
             affinity,
+            self.when_backend_goes.to_owned(),
             self.source_ranges.join(","),
         ]
     }
@@ -84,6 +87,7 @@ where
             internal_traffic_policy: policy(flag::INTERNAL_LOCAL),
             external_traffic_policy: policy(flag::EXTERNAL_LOCAL),
             affinity_seconds: record.affinity_seconds,
+            when_backend_goes: if record.flags & flag::CUT == 0 { "drain" } else { "cut" },
             source_ranges: ranges
                 .filter(|_| filtered)
                 .map(|(length, address)| {

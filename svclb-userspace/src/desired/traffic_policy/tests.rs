@@ -10,6 +10,7 @@ use super::{Policy, categorize};
 use crate::desired::{Place, services};
 use crate::model::{
     Endpoint, Family, Hints, Protocol, Service, ServiceKind, ServiceName, ServicePort, Slice, SliceName, SlicePort,
+    WhenBackendGoes,
 };
 
 const NODE: &str = "n1";
@@ -132,6 +133,7 @@ fn a_policy_lacks_local_endpoints_where_only_other_nodes_have_some() {
             external_local: policies.contains("external"),
             health_check_port: None,
             affinity_seconds: None,
+            when_backend_goes: WhenBackendGoes::Drain,
             ports: vec![ServicePort { name: name.clone(), protocol, port: 80, node_port: 123 }],
         };
         let slice = Slice {

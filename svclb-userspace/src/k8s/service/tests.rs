@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1 as api;
 use serde_json::{Value, json};
 
 use super::{WithoutClusterIp, project};
-use crate::model::{Family, Service};
+use crate::model::{Family, Service, WhenBackendGoes};
 
 fn projected(spec: &Value) -> (Option<Service>, Vec<&'static str>) {
     let object = json!({"metadata": {"name": "web"}, "spec": spec});
@@ -72,6 +72,28 @@ fn parts_that_are_bad_are_left_out_and_named() {
     assert_eq!(service.external_ips.len(), 1);
     let expected = ["BadAddress", "BadPort", "UnknownProtocol", "DuplicatePort"];
     assert_eq!(problems, expected);
+}
+
+#[test]
+fn connections_are_cut_only_where_the_annotation_says_so_and_another_value_is_named() {
+    let annotated = |annotations: &Value| {
+        let object = json!({
+            "metadata": {"namespace": "shop", "name": "web", "annotations": annotations},
+            "spec": {"clusterIP": "10.0.0.1"},
+        });
+        let object: api::Service = serde_json::from_value(object).expect("a Service");
+        let (service, problems) = project(&object, WithoutClusterIp::Ignored);
+        (service.expect("it has a cluster IP").when_backend_goes, problems)
+    };
+    assert_eq!(annotated(&json!(null)), (WhenBackendGoes::Drain, vec![]));
+    assert_eq!(annotated(&json!({"svclb.io/when-backend-goes": "drain"})), (WhenBackendGoes::Drain, vec![]));
+    assert_eq!(annotated(&json!({"svclb.io/when-backend-goes": "cut"})), (WhenBackendGoes::Cut, vec![]));
+    let (when, problems) = annotated(&json!({"svclb.io/when-backend-goes": "Cut"}));
+    assert_eq!((when, problems[0].reason, &*problems[0].object.name), (WhenBackendGoes::Drain, "BadAnnotation", "web"));
+    let message = &problems[0].message;
+    assert!(
+        ["svclb.io/when-backend-goes", "\"Cut\"", "\"drain\"", "\"cut\""].iter().all(|word| message.contains(word))
+    );
 }
 
 #[test]

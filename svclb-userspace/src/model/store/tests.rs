@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Model;
-use crate::model::{Event, Family, Kind, Node, Service, ServiceKind, ServiceName, Slice, SliceName};
+use crate::model::{Event, Family, Kind, Node, Service, ServiceKind, ServiceName, Slice, SliceName, WhenBackendGoes};
 
 fn service(name: &str) -> Arc<Service> {
     Arc::new(Service {
@@ -20,6 +20,7 @@ fn service(name: &str) -> Arc<Service> {
         external_local: false,
         health_check_port: None,
         affinity_seconds: None,
+        when_backend_goes: WhenBackendGoes::Drain,
         ports: vec![],
     })
 }
