@@ -13,10 +13,13 @@ use k8s_openapi::api::{core::v1::Service, events::v1::Event};
 use kube::{Api, api::ListParams};
 use svclb_tests::{
     cluster::{
-        EndpointState, LabCluster,
+        EndpointState, KubeProxyConfig, LabCluster,
         timeline::{Record, Route, Timeline, describe},
     },
-    net::{Agent, AgentCommand, Client, FailureKind, LabOptions, NODES, Pod, PodNetwork, Protocol, agent_binary},
+    net::{
+        Agent, AgentCommand, AgentSource, Client, FailureKind, LabOptions, NODES, Pod, PodNetwork, Protocol,
+        agent_binary,
+    },
 };
 use tempfile::TempDir;
 use tokio::time::sleep;
@@ -76,20 +79,29 @@ struct Scene {
 }
 
 impl Scene {
+    /// With agents as `deploy/` has them.
     async fn new() -> Result<Self> {
+        let rights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml");
+        let agent = |cluster: &LabCluster, logs: &Path| {
+            cluster.plane().apply([&rights])?;
+            Ok(AgentCommand {
+                binary: agent_binary()?,
+                source: AgentSource::Kubeconfig(cluster.plane().agent_kubeconfig()),
+                more: Vec::new(),
+                logs: logs.to_owned(),
+            })
+        };
+        Self::with(agent).await
+    }
+
+    /// With agents that are started as `agent` says, whose files may be in the folder that it is given.
+    async fn with(agent: impl FnOnce(&LabCluster, &Path) -> Result<AgentCommand>) -> Result<Self> {
         let cluster = LabCluster::start(LabOptions::default(), PodNetwork::Routed)?;
         let plane = cluster.plane();
-        plane.apply([Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml")])?;
         plane.apply_yaml(WEB)?;
         cluster.wait_for_endpoints("web", |found| all_ready(found, 3))?;
         let logs = tempfile::tempdir()?;
-        let how = AgentCommand {
-            binary: agent_binary()?,
-            source: vec!["--kubeconfig".into(), plane.agent_kubeconfig().into()],
-            attach: "auto".to_owned(),
-            more: Vec::new(),
-            logs: logs.path().to_owned(),
-        };
+        let how = agent(&cluster, logs.path())?;
         let mut agents = Vec::new();
         for node in NODES {
             agents.push(Agent::start(cluster.lab(), node, &how).await?);
@@ -176,6 +188,27 @@ async fn agents_serve_a_deployment_with_the_rights_of_their_own_account() -> Res
     scene.wait_for_answers(&pods(&endpoints)).await?;
     let addresses: BTreeSet<IpAddr> = endpoints.iter().map(|endpoint| endpoint.address).collect();
     assert_eq!(addresses.len(), 6, "three pods with two addresses each");
+    scene.check()
+}
+
+/// The `ConfigMap` kube-proxy of a cluster made by kubeadm.
+const KUBEADM: &str = include_str!("../../examples/kube-proxy.yaml");
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_in_the_place_of_kube_proxy_serve_and_warn_of_the_missing_file_system_alone() -> Result<()> {
+    let config = KubeProxyConfig::parse(KUBEADM)?;
+    let mut scene = Scene::with(|cluster, folder| config.agent(cluster.plane(), folder)).await?;
+    scene.wait_for_answers(&pods(&scene.cluster.endpoints("web")?)).await?;
+    let process = Client::new(scene.cluster.lab().node(2).netns(), DEADLINE);
+    for route in scene.routes()?.iter().filter(|route| route.name.starts_with("pod") && route.protocol == Protocol::Tcp)
+    {
+        process.http(route.to).await.with_context(|| format!("a process of the node asks {}", route.to))?;
+    }
+    for agent in &scene.agents {
+        let warnings = agent.warnings()?;
+        let [only] = warnings.as_slice() else { panic!("kube-proxy's file and rights are enough: {warnings:#?}") };
+        assert!(only.contains("a BPF file system is mounted at /sys/fs/bpf, as there was none"), "{only}");
+    }
     scene.check()
 }
 

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use svclb_common::wire::protocol::{SCTP, TCP};
 use svclb_tests::{
     flows::{From, Outcome, Row, rows, twin},
-    net::{Agent, AgentCommand, Answerer, Client, FailureKind, Lab, LabOptions, Netns, agent_binary},
+    net::{Agent, AgentCommand, AgentSource, Answerer, Client, FailureKind, Lab, LabOptions, Netns, agent_binary},
     script::{Files, Script, Step, all, world::Settings},
 };
 use tempfile::TempDir;
@@ -152,8 +152,7 @@ impl Running {
         }
         let command = AgentCommand {
             binary: agent_binary()?,
-            source: vec!["--manifests".into(), manifests.into()],
-            attach: "auto".to_owned(),
+            source: AgentSource::Manifests(manifests),
             more: flags.iter().map(Into::into).collect(),
             logs: folder.path().to_owned(),
         };

@@ -8,75 +8,11 @@ use clap::error::ErrorKind;
 use super::*;
 
 /// `config.conf` in the ConfigMap `kube-proxy` of a cluster made by kubeadm.
-const KUBEADM: &str = r#"
-apiVersion: kubeproxy.config.k8s.io/v1alpha1
-bindAddress: 0.0.0.0
-bindAddressHardFail: false
-clientConnection:
-  acceptContentTypes: ""
-  burst: 0
-  contentType: ""
-  kubeconfig: /var/lib/kube-proxy/kubeconfig.conf
-  qps: 0
-clusterCIDR: 10.244.0.0/16
-configSyncPeriod: 0s
-conntrack:
-  maxPerCore: null
-  min: null
-  tcpBeLiberal: false
-  tcpCloseWaitTimeout: null
-  tcpEstablishedTimeout: null
-  udpStreamTimeout: 0s
-  udpTimeout: 0s
-detectLocal:
-  bridgeInterface: ""
-  interfaceNamePrefix: ""
-detectLocalMode: ""
-enableProfiling: false
-healthzBindAddress: ""
-hostnameOverride: ""
-iptables:
-  localhostNodePorts: null
-  masqueradeAll: false
-  masqueradeBit: null
-  minSyncPeriod: 0s
-  syncPeriod: 0s
-ipvs:
-  excludeCIDRs: null
-  minSyncPeriod: 0s
-  scheduler: ""
-  strictARP: false
-  syncPeriod: 0s
-  tcpFinTimeout: 0s
-  tcpTimeout: 0s
-  udpTimeout: 0s
-kind: KubeProxyConfiguration
-logging:
-  flushFrequency: 0
-  options:
-    json:
-      infoBufferSize: "0"
-    text:
-      infoBufferSize: "0"
-  verbosity: 0
-metricsBindAddress: ""
-mode: ""
-nftables:
-  masqueradeAll: false
-  masqueradeBit: null
-  minSyncPeriod: 0s
-  syncPeriod: 0s
-nodePortAddresses: null
-oomScoreAdj: null
-portRange: ""
-showHiddenMetricsForVersion: ""
-winkernel:
-  enableDSR: false
-  forwardHealthCheckVip: false
-  networkName: ""
-  rootHnsEndpointName: ""
-  sourceVip: ""
-"#;
+fn of_kubeadm() -> String {
+    let map = include_str!("../../../examples/kube-proxy.yaml");
+    let map: serde_json::Value = serde_saphyr::from_str(map).expect("it is YAML");
+    map.pointer("/data/config.conf").and_then(serde_json::Value::as_str).expect("it has the key").to_owned()
+}
 
 #[derive(Parser)]
 struct Line {
@@ -108,10 +44,10 @@ fn nets(prefixes: &[&str]) -> Vec<IpNet> {
 
 #[test]
 fn the_file_that_kubeadm_writes_is_taken_as_it_is() {
-    let (options, warnings) = both("--hostname-override=Node-1", KUBEADM).expect("it is a good file");
+    let (options, warnings) = both("--hostname-override=Node-1", &of_kubeadm()).expect("it is a good file");
     assert_eq!(warnings, Vec::<String>::new());
     assert_eq!(options.source.kubeconfig.as_deref(), Some(Path::new("/var/lib/kube-proxy/kubeconfig.conf")));
-    assert_eq!(options.settings().cluster_cidrs, Some(nets(&["10.244.0.0/16"])));
+    assert_eq!(options.settings().cluster_cidrs, Some(nets(&["10.244.0.0/16", "fd00:10:244::/48"])));
     assert_eq!(options.settings().timeouts, []);
     assert!(!options.settings().masquerade_all);
     assert_eq!(options.node_ports(), [node_ports::Entry::All], "iptables is kube-proxy's mode if none is given");

@@ -122,8 +122,7 @@ pub async fn run(options: &Options, say: impl Fn(&str)) -> Result<Report> {
     say("starting the agent");
     let how = AgentCommand {
         binary: talkative(&options.binary, folder.path())?,
-        source: source.arguments(),
-        attach: "auto".to_owned(),
+        source: source.of_agent(),
         more: vec!["--log-format".into(), "json".into()],
         logs: folder.path().to_owned(),
     };

@@ -25,7 +25,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::control::{Bar, Times, bar, times};
-use crate::net::{Agent, AgentCommand, Lab, LabOptions, Netns};
+use crate::net::{Agent, AgentCommand, AgentSource, Lab, LabOptions, Netns};
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -79,8 +79,7 @@ pub async fn run(options: &Options, say: impl Fn(&str)) -> Result<Report> {
     let lab = Lab::new(LabOptions::default())?;
     let how = AgentCommand {
         binary: options.binary.clone(),
-        source: vec!["--manifests".into(), manifests.into()],
-        attach: "auto".to_owned(),
+        source: AgentSource::Manifests(manifests),
         more: Vec::new(),
         logs: folder.path().to_owned(),
     };

@@ -2,7 +2,6 @@
 
 use std::{
     ffi::OsStr,
-    fmt::Write as _,
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
@@ -21,7 +20,7 @@ use super::{
     certificates::Certificates,
     control_plane::{AGENT_ACCOUNT, API_PORT, KUBE_PROXY_ACCOUNT, SERVICE_RANGES, server_url},
     daemon::Daemon,
-    kubeconfig,
+    kubeconfig::{self, Proof},
     runtime::NamespaceRuntime,
 };
 use crate::net::Netns;
@@ -54,12 +53,11 @@ pub(super) struct Plan {
     pub(super) folder: TempDir,
 }
 
-/// The tokens of the users.
-struct Accounts {
-    admin: String,
-    agent: String,
-    kube_proxy: String,
-}
+const ADMIN_TOKEN: &str = "admin-of-the-lab";
+const AGENT_TOKEN: &str = "agent-of-the-lab";
+
+/// The token of kube-proxy's account.
+pub(super) const KUBE_PROXY_TOKEN: &str = "kube-proxy-of-the-lab";
 
 impl Plan {
     /// Makes the keys, the accounts and the kubeconfigs in a new folder.
@@ -84,12 +82,16 @@ impl Plan {
             certificates: Certificates::make(folder.path(), &good_for)?,
             folder,
         };
-        let accounts = plan.write_accounts()?;
+        plan.write_accounts()?;
         let server = server_url(advertised);
         let authority = &plan.certificates.authority;
-        kubeconfig::write(&plan.admin_kubeconfig(), &server, authority, "admin", &accounts.admin)?;
-        kubeconfig::write(&plan.agent_kubeconfig(), &server, authority, "svclb", &accounts.agent)?;
-        kubeconfig::write(&plan.kube_proxy_kubeconfig(), &server, authority, "kube-proxy", &accounts.kube_proxy)?;
+        for (path, user, token) in [
+            (plan.admin_kubeconfig(), "admin", ADMIN_TOKEN),
+            (plan.agent_kubeconfig(), "svclb", AGENT_TOKEN),
+            (plan.kube_proxy_kubeconfig(), "kube-proxy", KUBE_PROXY_TOKEN),
+        ] {
+            kubeconfig::write(&path, &server, authority, user, &Proof::Token(token))?;
+        }
         Ok(plan)
     }
 
@@ -111,22 +113,13 @@ impl Plan {
 
     /// Writes the API server's list of tokens. The agent's line has the groups that a token of a real
     /// service account has.
-    fn write_accounts(&self) -> Result<Accounts> {
-        let accounts = Accounts {
-            admin: "admin-of-the-lab".to_owned(),
-            agent: "agent-of-the-lab".to_owned(),
-            kube_proxy: "kube-proxy-of-the-lab".to_owned(),
-        };
-        let mut lines = String::new();
-        writeln!(lines, "{},admin,admin,system:masters", accounts.admin)?;
-        writeln!(
-            lines,
-            "{},{AGENT_ACCOUNT},svclb,\"system:serviceaccounts,system:serviceaccounts:kube-system\"",
-            accounts.agent
-        )?;
-        writeln!(lines, "{},{KUBE_PROXY_ACCOUNT},kube-proxy", accounts.kube_proxy)?;
-        fs::write(self.path("tokens.csv"), lines).context("write the list of tokens")?;
-        Ok(accounts)
+    fn write_accounts(&self) -> Result<()> {
+        let lines = format!(
+            "{ADMIN_TOKEN},admin,admin,system:masters\n\
+             {AGENT_TOKEN},{AGENT_ACCOUNT},svclb,\"system:serviceaccounts,system:serviceaccounts:kube-system\"\n\
+             {KUBE_PROXY_TOKEN},{KUBE_PROXY_ACCOUNT},kube-proxy\n"
+        );
+        fs::write(self.path("tokens.csv"), lines).context("write the list of tokens")
     }
 
     pub(super) fn client(&self, runtime: &NamespaceRuntime) -> Result<Client> {

@@ -110,6 +110,11 @@ impl ControlPlane {
         self.plan.kube_proxy_kubeconfig()
     }
 
+    /// The certificate of the authority that signed the API server's, a PEM file.
+    pub(super) fn authority(&self) -> &Path {
+        &self.plan.certificates.authority
+    }
+
     /// The binary that holds kubectl and kube-proxy too.
     pub fn binary(&self) -> &Path {
         &self.plan.binary

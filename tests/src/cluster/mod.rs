@@ -17,6 +17,7 @@ mod certificates;
 mod components;
 pub mod control_plane;
 pub(crate) mod daemon;
+mod kube_proxy_pod;
 mod kubeconfig;
 pub mod kubelet;
 pub mod lab_cluster;
@@ -26,6 +27,7 @@ pub mod runtime;
 pub mod timeline;
 
 pub use control_plane::ControlPlane;
+pub use kube_proxy_pod::KubeProxyConfig;
 pub use kubelet::{Kubelet, NodeWanted, PodRuntime, PodWanted, RunningPod};
 pub use lab_cluster::{EndpointState, LabCluster};
 pub use lab_pods::{LabPods, PodPlace, PodRegister};

@@ -20,6 +20,8 @@ use tokio::{
     time::timeout,
 };
 
+use svclb_userspace::config::DEFAULT_BPFFS;
+
 use super::{address::CLUSTER_CIDR, lab::Lab};
 
 /// How an agent is started. Cloned for each start, so that a restart is the same again.
@@ -27,19 +29,47 @@ use super::{address::CLUSTER_CIDR, lab::Lab};
 pub struct AgentCommand {
     /// The binary `svclb`.
     pub binary: PathBuf,
-    /// Where its objects come from: `--manifests DIR` or `--kubeconfig FILE`.
-    pub source: Vec<OsString>,
-    /// How it attaches: `auto`, `tcx` or `clsact`.
-    pub attach: String,
+    /// Where its objects come from.
+    pub source: AgentSource,
     /// More arguments.
     pub more: Vec<OsString>,
     /// The folder for its log, `NODE.log`; a restart appends.
     pub logs: PathBuf,
 }
 
+/// Where an agent's objects come from.
+#[derive(Debug, Clone)]
+pub enum AgentSource {
+    /// The folder of complete objects that it watches.
+    Manifests(PathBuf),
+    /// An API server, by its kubeconfig.
+    Kubeconfig(PathBuf),
+    /// An API server, by kube-proxy's configuration file. It is told this and its node's name, and nothing else of the
+    /// lab: neither the pods' prefixes nor a folder for its pins. So `binary` must give it a mount namespace of its own,
+    /// with a BPF file system that no other agent has.
+    KubeProxyConfig(PathBuf),
+}
+
+impl AgentSource {
+    /// The flag that says it, with its value, and the flag for the node's name that goes with it.
+    fn flags(&self) -> (&'static str, &Path, &'static str) {
+        match self {
+            Self::Manifests(folder) => ("--manifests", folder, "--node-name"),
+            Self::Kubeconfig(file) => ("--kubeconfig", file, "--node-name"),
+            Self::KubeProxyConfig(file) => ("--config", file, "--hostname-override"),
+        }
+    }
+}
+
 /// How long an agent may take until its tables are complete. Most of it is the kernel's check of the
 /// programs: a second of a processor's time, more where others want the processor too.
 const READY_WITHIN: Duration = Duration::from_secs(90);
+
+/// What a line of a log says, if it is a warning or an error: behind the time and the spaces of its column.
+fn warning(line: &str) -> Option<&str> {
+    let said = line.split_once(' ')?.1.trim_start();
+    (said.starts_with("WARN ") || said.starts_with("ERROR ")).then_some(said)
+}
 
 /// A running agent. Dropping it kills it; its pins stay with the lab's BPF file system.
 #[derive(Debug)]
@@ -47,6 +77,8 @@ pub struct Agent {
     node: String,
     child: Child,
     log: PathBuf,
+    /// The mount namespace that has its pins, as a path below `/proc`, and their folder there.
+    pins: (String, PathBuf),
     /// Kept open: an agent must not fail because nobody reads what it says.
     stdout: BufReader<ChildStdout>,
 }
@@ -58,9 +90,14 @@ impl Agent {
         let node = lab.node(node);
         let log = how.logs.join(format!("{}.log", node.name()));
         let mut command = lab.bpffs().applied_to(node.netns().command(&how.binary));
-        command.arg("agent").args(&how.source).args(["--node-name", node.name()]);
-        command.arg("--bpffs").arg(lab.bpffs().folder(node.name()));
-        command.args(["--attach", &how.attach, "--cluster-cidr", CLUSTER_CIDR]).args(&how.more);
+        let pins = lab.bpffs().folder(node.name());
+        let (source, place, name) = how.source.flags();
+        command.arg("agent").arg(source).arg(place).args([name, node.name()]);
+        let is_of_the_lab = !matches!(how.source, AgentSource::KubeProxyConfig(_));
+        if is_of_the_lab {
+            command.arg("--bpffs").arg(&pins).args(["--cluster-cidr", CLUSTER_CIDR]);
+        }
+        command.args(&how.more);
         let file = File::options().create(true).append(true).open(&log);
         let file = file.with_context(|| format!("open the agent's log {}", log.display()))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
@@ -71,7 +108,11 @@ impl Agent {
             .spawn()
             .with_context(|| format!("start {} in {}", how.binary.display(), node.name()))?;
         let stdout = child.stdout.take().context("the agent has no standard output")?;
-        let mut agent = Self { node: node.name().to_owned(), child, log, stdout: BufReader::new(stdout) };
+        let pins = match child.id() {
+            Some(pid) if !is_of_the_lab => (format!("/proc/{pid}/ns/mnt"), DEFAULT_BPFFS.into()),
+            _ => (lab.bpffs().path(), pins),
+        };
+        let mut agent = Self { node: node.name().to_owned(), child, log, pins, stdout: BufReader::new(stdout) };
         match timeout(READY_WITHIN, agent.wait_until_ready()).await {
             Ok(ready) => ready?,
             Err(_elapsed) => {
@@ -103,6 +144,17 @@ impl Agent {
     /// The file with its log.
     pub fn log(&self) -> &Path {
         &self.log
+    }
+
+    /// The warnings and errors in its log, each as `WARN ...` without the time.
+    pub fn warnings(&self) -> Result<Vec<String>> {
+        let log = fs::read_to_string(&self.log).with_context(|| format!("read {}", self.log.display()))?;
+        Ok(log.lines().filter_map(warning).map(str::to_owned).collect())
+    }
+
+    /// Where its maps and links are: the mount namespace, as a path below `/proc`, and the folder there.
+    pub fn pins(&self) -> (&str, &Path) {
+        (&self.pins.0, &self.pins.1)
     }
 
     /// An error when it has ended by itself, with the end of its log.

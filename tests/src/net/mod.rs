@@ -27,7 +27,7 @@ mod state;
 mod stray;
 
 pub use address::{CLUSTER_CIDR, Pair};
-pub use agent::{Agent, AgentCommand};
+pub use agent::{Agent, AgentCommand, AgentSource};
 pub use allocate::{Added, Allocator, SERVICE_CIDR};
 pub use answerer::{Answer, Answerer};
 pub use bpffs::Bpffs;

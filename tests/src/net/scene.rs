@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use super::{
-    agent::{Agent, AgentCommand},
+    agent::{Agent, AgentCommand, AgentSource},
     file_cluster::{Ending, FileCluster},
     lab::{Lab, LabOptions, NODES},
     manifests::Manifests,
@@ -106,9 +106,8 @@ impl Scene {
         let askers = Askers::new(&lab, network, policy.as_deref())?;
         let how = AgentCommand {
             binary,
-            source: vec!["--manifests".into(), cluster.folder().into()],
-            attach: options.attach.to_owned(),
-            more: options.agent_arguments.iter().map(Into::into).collect(),
+            source: AgentSource::Manifests(cluster.folder().to_owned()),
+            more: ["--attach", options.attach].iter().chain(&options.agent_arguments).map(Into::into).collect(),
             logs: folder.path().to_owned(),
         };
         let agents = BTreeMap::new();

@@ -11,13 +11,13 @@ use super::{
 };
 use crate::{
     cluster::LabCluster,
-    net::{Agent, AgentCommand, Node, agent_binary},
+    net::{Agent, AgentCommand, AgentSource, Node, agent_binary},
 };
 
 /// What runs on one node.
 #[derive(Debug)]
 enum Proxy {
-    Svclb(Agent),
+    Svclb(Box<Agent>),
     KubeProxy(KubeProxy),
 }
 
@@ -88,12 +88,11 @@ async fn start(cluster: &LabCluster, node: u8, subject: Subject, logs: &Path) ->
         Subject::Svclb => {
             let how = AgentCommand {
                 binary: agent_binary()?,
-                source: vec!["--kubeconfig".into(), cluster.plane().agent_kubeconfig().into()],
-                attach: "auto".to_owned(),
+                source: AgentSource::Kubeconfig(cluster.plane().agent_kubeconfig()),
                 more: vec!["--nodeport-addresses=primary".into()],
                 logs: logs.to_owned(),
             };
-            Proxy::Svclb(Agent::start(cluster.lab(), node, &how).await?)
+            Proxy::Svclb(Box::new(Agent::start(cluster.lab(), node, &how).await?))
         }
         Subject::KubeProxyNftables => {
             // Node ports on loopback addresses are served only where they are asked for by name.

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -16,10 +16,10 @@ use k8s_openapi::api::{
 use kube::{Api, api::ListParams};
 use svclb_tests::{
     cluster::{
-        ControlPlane, Kubelet, LabPods, PodRegister, PodRuntime, PodWanted, RunningPod,
+        ControlPlane, KubeProxyConfig, Kubelet, LabPods, PodRegister, PodRuntime, PodWanted, RunningPod,
         running::{RunningCluster, StateFile},
     },
-    net::{ClusterState, Lab, Manifests, PodNetwork, PodState, PolicyEngine, ports_of},
+    net::{AgentCommand, AgentSource, ClusterState, Lab, Manifests, PodNetwork, PodState, PolicyEngine, ports_of},
 };
 use tokio::runtime::Handle;
 
@@ -41,6 +41,7 @@ pub(super) struct Cluster {
     plane: ControlPlane,
     pods: PodRegister,
     applied: BTreeSet<ObjectName>,
+    config: Option<KubeProxyConfig>,
 }
 
 /// Namespace, kind and name, as `kubectl delete` takes them.
@@ -66,8 +67,14 @@ impl PodRuntime for Admitted {
 }
 
 impl Cluster {
-    /// Starts the control plane on the lab's host for it, and a kubelet on each node.
-    pub(super) fn start(lab: &Arc<Lab>, network: PodNetwork, policy: Option<&Arc<PolicyEngine>>) -> Result<Self> {
+    /// Starts the control plane on the lab's host for it, and a kubelet on each node. With kube-proxy's configuration
+    /// the agents take its place.
+    pub(super) fn start(
+        lab: &Arc<Lab>,
+        network: PodNetwork,
+        policy: Option<&Arc<PolicyEngine>>,
+        config: Option<KubeProxyConfig>,
+    ) -> Result<Self> {
         let host = lab.control_plane().context("the lab has a host for the control plane")?;
         eprintln!("starting etcd, API server, controller manager and scheduler ...");
         let plane = ControlPlane::start(&host.netns, &host.address.both())?;
@@ -84,7 +91,7 @@ impl Cluster {
             })
             .collect::<Result<_>>()?;
         let published = RunningCluster::of(&plane).publish(&RunningCluster::default_path()?)?;
-        Ok(Self { _kubelets: kubelets, _published: published, plane, pods, applied: BTreeSet::new() })
+        Ok(Self { _kubelets: kubelets, _published: published, plane, pods, applied: BTreeSet::new(), config })
     }
 
     /// Lists objects of a kind in all namespaces.
@@ -121,8 +128,16 @@ impl Cluster {
 }
 
 impl Source for Cluster {
-    fn agent_arguments(&self) -> Vec<OsString> {
-        vec!["--kubeconfig".into(), self.plane.agent_kubeconfig().into()]
+    fn agent(&self, binary: &Path, folder: &Path) -> Result<AgentCommand> {
+        if let Some(config) = &self.config {
+            return config.agent(&self.plane, folder);
+        }
+        Ok(AgentCommand {
+            binary: binary.to_owned(),
+            source: AgentSource::Kubeconfig(self.plane.agent_kubeconfig()),
+            more: Vec::new(),
+            logs: folder.to_owned(),
+        })
     }
 
     fn apply(&mut self, manifests: &Manifests) -> Result<Vec<String>> {

@@ -1,9 +1,11 @@
 //! Objects from files: the run plays the part of the cluster.
 
-use std::{ffi::OsString, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Result;
-use svclb_tests::net::{ClusterState, Ending, FileCluster, Lab, Manifests, PodNetwork, PolicyEngine};
+use svclb_tests::net::{
+    AgentCommand, AgentSource, ClusterState, Ending, FileCluster, Lab, Manifests, PodNetwork, PolicyEngine,
+};
 
 use super::source::Source;
 
@@ -32,8 +34,13 @@ impl Files {
 }
 
 impl Source for Files {
-    fn agent_arguments(&self) -> Vec<OsString> {
-        vec!["--manifests".into(), self.cluster.folder().into()]
+    fn agent(&self, binary: &Path, folder: &Path) -> Result<AgentCommand> {
+        Ok(AgentCommand {
+            binary: binary.to_owned(),
+            source: AgentSource::Manifests(self.cluster.folder().to_owned()),
+            more: Vec::new(),
+            logs: folder.to_owned(),
+        })
     }
 
     fn apply(&mut self, manifests: &Manifests) -> Result<Vec<String>> {

@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use svclb_tests::net::{self, Manifests};
+use svclb_tests::{
+    cluster::KubeProxyConfig,
+    net::{self, Manifests},
+};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{Outcome, process, repository, setup, setup::items::Need};
@@ -57,13 +60,19 @@ pub(crate) struct Args {
     /// How packets for pods of the other node travel.
     #[arg(long, value_enum, default_value_t)]
     underlay: Underlay,
-    /// How the agents attach their programs.
-    #[arg(long, value_enum, default_value_t)]
-    attach: Attach,
+    /// How the agents attach their programs [default: auto].
+    #[arg(long, value_enum)]
+    attach: Option<Attach>,
     /// On a real etcd, API server, controller manager and scheduler, in place of files that the agents
     /// read; `cargo xtask kubectl` talks to it meanwhile. The first time, building them takes 10 minutes.
     #[arg(long)]
     cluster: bool,
+    /// With --cluster: kube-proxy's configuration, as `KubeProxyConfiguration` or as the `ConfigMap` kube-proxy of a
+    /// cluster that kubeadm made (examples/kube-proxy.yaml is one). The agents are started with it where kube-proxy
+    /// would be: in its container, with its account and its arguments. The lab's pods are in 10.244.0.0/16 and
+    /// `fd00:10:244::/48`.
+    #[arg(long, value_name = "FILE", requires = "cluster")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -102,10 +111,9 @@ enum Underlay {
     Vxlan,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Attach {
     /// What the kernel has, TCX before clsact.
-    #[default]
     Auto,
     /// TCX, kernel 6.6 or newer.
     Tcx,
@@ -136,8 +144,8 @@ impl Args {
         }
     }
 
-    fn attach(&self) -> String {
-        self.attach.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+    fn kube_proxy_config(&self) -> Result<Option<KubeProxyConfig>> {
+        self.config.as_deref().map(KubeProxyConfig::read).transpose()
     }
 
     /// The manifests, and the example where none is given.
@@ -147,19 +155,22 @@ impl Args {
 
     /// What kind of run this is, in a line.
     fn title(&self) -> String {
-        let choice = |value: Option<clap::builder::PossibleValue>| {
-            value.map(|value| value.get_name().to_owned()).unwrap_or_default()
-        };
         format!(
-            "2 nodes, objects {}, pods {}, underlay {}, offload {}, attach {}, policy {}",
+            "2 nodes, objects {}{}, pods {}, underlay {}, offload {}, attach {}, policy {}",
             if self.cluster { "on an API server" } else { "in files" },
-            choice(self.pod_network.to_possible_value()),
-            choice(self.underlay.to_possible_value()),
-            choice(self.offload.to_possible_value()),
-            self.attach(),
+            if self.config.is_some() { ", agents in the place of kube-proxy" } else { "" },
+            choice(&self.pod_network),
+            choice(&self.underlay),
+            choice(&self.offload),
+            choice(&self.attach.unwrap_or(Attach::Auto)),
             if self.policy { "on" } else { "off" },
         )
     }
+}
+
+/// The name of a choice, as it is given on the command line.
+fn choice(value: &impl ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
 /// The pause between two rounds.
@@ -176,6 +187,7 @@ pub(crate) fn run(args: &Args) -> Result<Outcome> {
         bail!("network namespaces and BPF programs need root: run it again as root");
     }
     let manifests = Manifests::read(&args.files())?;
+    args.kube_proxy_config()?;
     let mut needs = vec![Need::KernelObject, Need::Network];
     if args.cluster {
         needs.push(Need::Cluster);
@@ -213,15 +225,16 @@ async fn play(args: &Args, stage: &mut Stage) -> Result<Outcome> {
     let mut screen = Screen::open(live, args.output == Output::Json)?;
     let (inside, file) = stage.how_to_look_inside()?;
     let files: Vec<String> = args.files().iter().map(|file| file.display().to_string()).collect();
-    if live {
-        screen.say(&format!(
-            "edit {} while this runs; Ctrl-C ends it; {} says how to look inside",
-            files.join(", "),
-            file.display()
-        ));
+    let mut above = if live {
+        format!("edit {} while this runs; Ctrl-C ends it; {} says how to look inside", files.join(", "), file.display())
     } else {
-        screen.say(&format!("to look inside, from another terminal:\n{inside}"));
+        format!("to look inside, from another terminal:\n{inside}")
+    };
+    for warning in stage.warnings()? {
+        above.push('\n');
+        above.push_str(&warning);
     }
+    screen.say(&above);
     let mut board = Board::new(args.title());
     board.tell(stage.take_messages());
     let mut watch = Watch::start(&args.files())?;

@@ -1,14 +1,15 @@
 //! What differs between a run from files and a run on a real API server.
 
-use std::ffi::OsString;
+use std::path::Path;
 
 use anyhow::Result;
-use svclb_tests::net::{ClusterState, Manifests};
+use svclb_tests::net::{AgentCommand, ClusterState, Manifests};
 
 /// Where the objects of a run come from, and who makes pods of them.
 pub(super) trait Source {
-    /// What tells an agent where its objects are, for example `--manifests DIR`.
-    fn agent_arguments(&self) -> Vec<OsString>;
+    /// How the agents are started, so that they find their objects here. Their logs go to `folder`, with the files that
+    /// they need.
+    fn agent(&self, binary: &Path, folder: &Path) -> Result<AgentCommand>;
 
     /// Brings the cluster to what the manifests say, and waits until the new pods answer. Says what the
     /// user should know of it.

@@ -12,13 +12,12 @@ use anyhow::{Context, Result};
 use futures::future::try_join_all;
 use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use svclb_tests::net::{
-    Agent, AgentCommand, Askers, ClusterState, Effort, Found, Lab, Line, Manifests, NODES, PolicyEngine, all_paths,
-    go_round,
+    Agent, Askers, ClusterState, Effort, Found, Lab, Line, Manifests, NODES, PolicyEngine, all_paths, go_round,
 };
 
 use crate::repository;
 
-use super::{Args, cluster::Cluster, files::Files, source::Source};
+use super::{Args, choice, cluster::Cluster, files::Files, source::Source};
 
 /// What one round found.
 pub(super) struct Round {
@@ -55,20 +54,15 @@ impl Stage {
         let network = args.network();
         let policy = if args.policy { Some(PolicyEngine::start(&lab)?) } else { None };
         let mut source: Box<dyn Source> = if args.cluster {
-            Box::new(Cluster::start(&lab, network, policy.as_ref())?)
+            Box::new(Cluster::start(&lab, network, policy.as_ref(), args.kube_proxy_config()?)?)
         } else {
             Box::new(Files::new(&lab, &folder.0.join("manifests"), network, policy.as_ref())?)
         };
         let askers = Askers::new(&lab, network, policy.as_deref())?;
         let mut messages = source.apply(manifests)?;
         messages.extend(manifests.passed_over.iter().map(|what| format!("passed over: {what}")));
-        let how = AgentCommand {
-            binary: binary.to_owned(),
-            source: source.agent_arguments(),
-            attach: args.attach(),
-            more: Vec::new(),
-            logs: folder.0.clone(),
-        };
+        let mut how = source.agent(binary, &folder.0)?;
+        how.more.extend(args.attach.iter().flat_map(|way| ["--attach".into(), choice(way).into()]));
         let mut stage = Self { agents: Vec::new(), askers, source, lab, messages, binary: binary.to_owned(), folder };
         stage.route_load_balancers()?;
         eprintln!("starting an agent on each node ...");
@@ -114,13 +108,13 @@ impl Stage {
         let mut lines = Vec::new();
         for (node, agent) in self.lab.nodes().iter().zip(&self.agents) {
             let enter = format!("nsenter --net={}", node.netns().path());
+            let (mounts, pins) = agent.pins();
             lines.push(format!("  {:<9} {enter} ip address", node.name()));
             lines.push(format!(
-                "  {:<9} {enter} --mount={} {} list services --bpffs {}",
+                "  {:<9} {enter} --mount={mounts} {} list services --bpffs {}",
                 "",
-                self.lab.bpffs().path(),
                 self.binary.display(),
-                self.lab.bpffs().folder(node.name()).display()
+                pins.display()
             ));
             lines.push(format!("  {:<9} log: {}", "", agent.log().display()));
         }
@@ -131,6 +125,20 @@ impl Stage {
         let (text, file) = (lines.join("\n"), self.folder.0.join("look-inside.txt"));
         fs::write(&file, &text).with_context(|| format!("write {}", file.display()))?;
         Ok((text, file))
+    }
+
+    /// The warnings of the agents since they were started, each once, with the nodes whose agents say so.
+    pub(super) fn warnings(&self) -> Result<Vec<String>> {
+        let mut nodes_by_warning: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+        for (node, agent) in self.lab.nodes().iter().zip(&self.agents) {
+            for warning in agent.warnings()? {
+                let nodes = nodes_by_warning.entry(warning).or_default();
+                if nodes.last() != Some(&node.name()) {
+                    nodes.push(node.name());
+                }
+            }
+        }
+        Ok(nodes_by_warning.iter().map(|(warning, nodes)| format!("{}: {warning}", nodes.join(", "))).collect())
     }
 
     /// Leads the addresses of load balancers to a node, as a cloud would.

@@ -1,7 +1,6 @@
 //! Where the agent has its Services from: a folder of files, or an API server.
 
 use std::{
-    ffi::OsString,
     fs,
     path::{Path, PathBuf},
 };
@@ -21,7 +20,7 @@ use super::Kind;
 use crate::{
     bench::population::{NAMESPACE, Population, name},
     cluster::ControlPlane,
-    net::Lab,
+    net::{AgentSource, Lab},
 };
 
 /// Services of one file.
@@ -66,11 +65,11 @@ impl Source {
         }
     }
 
-    /// The agent's arguments that name it.
-    pub(super) fn arguments(&self) -> Vec<OsString> {
+    /// The same, for the agent.
+    pub(super) fn of_agent(&self) -> AgentSource {
         match self {
-            Self::Files { folder } => vec!["--manifests".into(), folder.clone().into()],
-            Self::Api { plane } => vec!["--kubeconfig".into(), plane.agent_kubeconfig().into()],
+            Self::Files { folder } => AgentSource::Manifests(folder.clone()),
+            Self::Api { plane } => AgentSource::Kubeconfig(plane.agent_kubeconfig()),
         }
     }
 
