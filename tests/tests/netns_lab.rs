@@ -35,6 +35,8 @@ async fn pods_reach_each_other_in_every_kind_of_lab() -> Result<()> {
                             assert_eq!(reply.answer.client.ip(), own.of_family(address), "{place}");
                             let reply = asker.udp(to).await.expect(&place);
                             assert_eq!(reply.answer.client.ip(), own.of_family(address), "{place}");
+                            let reply = asker.sctp(to).await.expect(&place);
+                            assert_eq!(reply.answer.client.ip(), own.of_family(address), "{place}");
                         }
                     }
                 }

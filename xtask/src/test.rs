@@ -5,7 +5,7 @@
 //! or named before the first test, a rung without tests fails, and ignored tests are counted and shown.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     process::Command,
     time::{Duration, Instant},
 };
@@ -141,6 +141,29 @@ fn build() -> Result<bool> {
     Ok(false)
 }
 
+/// Builds svclb and the tests of one file of tests/tests, and answers with the program that these become.
+pub(crate) fn program(file: &str) -> Result<PathBuf> {
+    if !build()? {
+        bail!("svclb does not build");
+    }
+    let progress = Progress::start(format!("building {file}"));
+    let mut program = None;
+    let mut call = cargo("test");
+    call.args(["--no-run", "--test", file, "--message-format", "json-render-diagnostics"]);
+    process::run(&mut call, &fresh_log("test-build")?, |line| {
+        // What cargo says itself comes between its messages.
+        match serde_json::from_str::<serde_json::Value>(line) {
+            Ok(message) if message.pointer("/target/name").is_some_and(|name| name == file) => {
+                program = message.pointer("/executable").and_then(|path| Some(PathBuf::from(path.as_str()?)));
+            }
+            Ok(_) => {}
+            Err(_no_message) => progress.now(line),
+        }
+    })?;
+    progress.end("done");
+    program.with_context(|| format!("cargo has built no program of the tests in {file}"))
+}
+
 /// Where tests of the kernel's maps put their pins.
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -230,7 +253,7 @@ fn cargo(command: &str) -> Command {
     cargo
 }
 
-fn fresh_log(name: &str) -> Result<std::path::PathBuf> {
+fn fresh_log(name: &str) -> Result<PathBuf> {
     let log = repository::log_file(name)?;
     if log.exists() {
         std::fs::remove_file(&log)?;

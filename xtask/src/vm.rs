@@ -4,6 +4,8 @@
 //! emulated by qemu without help from the processor, since nested virtualisation is rarely there: slow
 //! enough to say nothing about speed, but good for what a kernel accepts and does. Its root file system is
 //! an archive in memory with busybox, the command and the libraries it is linked with.
+//!
+//! Tests of real traffic run there too (`--test`): Debian's kernels have SCTP, which few others have.
 
 use std::{
     ffi::OsString,
@@ -19,16 +21,19 @@ use crate::{
     progress::Progress,
     repository,
     setup::{self, items::Need},
-    vm::kernel::Version,
+    vm::{kernel::Version, root_fs::Job},
 };
 
 mod kernel;
 mod root_fs;
+mod tests;
 
 /// Run a command inside another kernel.
 ///
 /// Without a command it is `cargo xtask verifier`: every program of the kernel object is loaded there, and
-/// its cost reported. Works on Debian: the kernels come from its packages, and are unpacked, not installed.
+/// its cost reported. With --test it is a file of network tests: nodes, pods and clients as network namespaces of
+/// that kernel, with real traffic. Works on Debian: the kernels come from its packages, and are unpacked, not
+/// installed.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which kernel.
@@ -37,6 +42,10 @@ pub(crate) struct Args {
     /// Memory of the machine in MiB.
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     memory: u32,
+    /// Run the tests of this file of tests/tests there, such as netns_sctp. What follows `--` is for the test program:
+    /// a text that names of tests contain, and its options.
+    #[arg(long, value_name = "FILE")]
+    test: Option<String>,
     /// The command and its arguments; a program of this machine, which is copied there. `busybox` and
     /// its tools are there already, so `sh -c '...'` works.
     #[arg(last = true, value_name = "CMD")]
@@ -48,17 +57,19 @@ const LONGEST_SILENCE: Duration = Duration::from_mins(5);
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
     setup::ensure(&[Need::Vm])?;
-    let command = if args.command.is_empty() {
-        setup::ensure(&[Need::KernelObject])?;
-        let itself = std::env::current_exe().context("finding this program")?;
-        vec![itself.into(), "verifier".into()]
-    } else {
-        args.command.clone()
+    let job = match &args.test {
+        Some(file) => tests::job(file, &args.command)?,
+        None if args.command.is_empty() => {
+            setup::ensure(&[Need::KernelObject])?;
+            let itself = std::env::current_exe().context("finding this program")?;
+            Job { command: vec![itself.into(), "verifier".into()], ..Job::default() }
+        }
+        None => Job { command: args.command.clone(), ..Job::default() },
     };
     let log = repository::log_file("vm")?;
     let folder = repository::target().join("vm");
     let kernel = kernel::fetch(args.kernel, &folder, &log)?;
-    let root_fs = root_fs::pack(&kernel, &command, &folder, &log)?;
+    let root_fs = root_fs::pack(&kernel, &job, &folder, &log)?;
     boot(&kernel.image, &root_fs, args.memory, &log)
 }
 

@@ -25,7 +25,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::{netns::Netns, raw_sctp};
+use super::{kernel_sctp, netns::Netns, raw_sctp};
 
 /// What a pod answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,13 +91,21 @@ impl Answerer {
         for port in ports {
             answerer.listen(*port)?;
         }
-        for address in addresses {
-            let at = SocketAddr::new(*address, 0);
-            let socket = netns.enter(|| raw_sctp::open(*address)).with_context(|| format!("SCTP of {address}"))?;
-            let (ports, served) = (Arc::clone(&answerer.ports), Arc::clone(&answerer.served));
-            answerer.tasks.spawn(sctp::answer(socket, at, pod.to_owned(), ports, served));
+        if !kernel_sctp::is_there() {
+            answerer.answer_sctp_by_packets()?;
         }
         Ok(answerer)
+    }
+
+    /// Answers SCTP on all ports that there are by then.
+    fn answer_sctp_by_packets(&mut self) -> Result<()> {
+        for address in &self.addresses {
+            let at = SocketAddr::new(*address, 0);
+            let socket = self.netns.enter(|| raw_sctp::open(*address)).with_context(|| format!("SCTP of {address}"))?;
+            let (ports, served) = (Arc::clone(&self.ports), Arc::clone(&self.served));
+            self.tasks.spawn(sctp::raw::answer(socket, at, self.pod.clone(), ports, served));
+        }
+        Ok(())
     }
 
     /// Answers on one more port. A port that something else has is an error.
@@ -120,6 +128,11 @@ impl Answerer {
                 .with_context(|| format!("bind {at} in pod {}", self.pod))?;
             self.tasks.spawn(answer_http(listener, self.pod.clone(), Arc::clone(&self.served)));
             self.tasks.spawn(answer_udp(socket, at, self.pod.clone(), Arc::clone(&self.served)));
+            if kernel_sctp::is_there() {
+                let listener = self.netns.enter(|| kernel_sctp::Socket::listen(at));
+                let listener = listener.with_context(|| format!("SCTP of {at} in pod {}", self.pod))?;
+                self.tasks.spawn(sctp::kernel::answer(listener, self.pod.clone(), Arc::clone(&self.served)));
+            }
         }
         Ok(())
     }
@@ -135,8 +148,15 @@ impl Answerer {
     }
 
     /// The SCTP packets that came with a wrong checksum.
+    ///
+    /// # Panics
+    /// When a kernel that has SCTP does not tell.
     pub fn damaged_sctp_packets(&self) -> u64 {
-        self.served.damaged.load(Ordering::Relaxed)
+        if kernel_sctp::is_there() {
+            self.netns.enter(kernel_sctp::damaged_packets).expect("the kernel counts wrong checksums")
+        } else {
+            self.served.damaged.load(Ordering::Relaxed)
+        }
     }
 
     /// The datagrams answered so far.

@@ -146,6 +146,7 @@ const ITEMS: &[Item] = &[
     tool!(Vm, "cpio", "cpio", "packing the root file system"),
     tool!(Vm, "depmod", "kmod", "the modules of the kernel under test"),
     tool!(Vm, "xz", "xz-utils", "unpacking modules"),
+    tool!(Vm, "strip", "binutils", "programs of a size that fits into the machine's memory"),
 ];
 
 /// Finds a program on PATH. One that is not there although its package is (as when it was moved away, or

@@ -18,7 +18,7 @@ pub(crate) const BEGIN: &str = "svclb-vm: the command begins";
 pub(crate) const END: &str = "svclb-vm: the command ended with ";
 
 /// The modules that nodes of a cluster have. What a kernel has built in is passed over.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 16] = [
     "veth",
     "bridge",
     "dummy",
@@ -29,14 +29,27 @@ const MODULES: [&str; 14] = [
     "nf_conntrack",
     "nf_tables",
     "nft_ct",
+    "nft_objref",
     "nft_chain_nat",
     "nft_masq",
     "nft_reject_inet",
     "br_netfilter",
+    "sctp",
 ];
 
-/// Packs busybox, modules, and the command with its libraries.
-pub(crate) fn pack(kernel: &Kernel, command: &[OsString], folder: &Path, log: &Path) -> Result<PathBuf> {
+/// What is done on the machine.
+#[derive(Default)]
+pub(crate) struct Job {
+    /// A program of this machine and its arguments.
+    pub(crate) command: Vec<OsString>,
+    /// Other programs that it starts, by their files here. There they are in `/bin`.
+    pub(crate) programs: Vec<PathBuf>,
+    /// Variables that are set for it.
+    pub(crate) variables: Vec<(&'static str, String)>,
+}
+
+/// Packs busybox, modules, and the programs of the job with their libraries.
+pub(crate) fn pack(kernel: &Kernel, job: &Job, folder: &Path, log: &Path) -> Result<PathBuf> {
     let progress = Progress::start("packing the root file system");
     let tree = tempfile::tempdir_in(folder).context("making a folder for the root file system")?;
     let root = tree.path();
@@ -46,7 +59,13 @@ pub(crate) fn pack(kernel: &Kernel, command: &[OsString], folder: &Path, log: &P
     let busybox = process::on_path("busybox").context("busybox is not there")?;
     copy(&busybox, &root.join("bin/busybox"))?;
     let modules = copy_modules(kernel, root, log)?;
-    let command = copy_command(command, root)?;
+    let mut command = copy_command(&job.command, root)?;
+    for (name, value) in &job.variables {
+        command.insert_str(0, &format!("{name}={} ", quoted(value)));
+    }
+    for program in &job.programs {
+        copy_program(program, root)?;
+    }
     let init = root.join("init");
     fs::write(&init, init_script(&modules, &command))
         .and_then(|()| fs::set_permissions(&init, fs::Permissions::from_mode(0o755)))
@@ -80,17 +99,32 @@ fn copy_command(command: &[OsString], root: &Path) -> Result<String> {
     let in_busybox = process::answer("busybox", ["--list"]).is_some_and(|list| list.lines().any(|tool| tool == name));
     if !in_busybox {
         let file = file.with_context(|| format!("there is no program {name} on this machine"))?;
-        let file = file.canonicalize().with_context(|| format!("finding {}", file.display()))?;
-        let base = file.file_name().context("a program has a name")?;
-        copy(&file, &root.join("bin").join(base))?;
-        for library in libraries(&file) {
-            let inside = root.join(library.strip_prefix("/").unwrap_or(&library));
-            copy(&library, &inside)?;
-        }
-        words[0] = format!("/bin/{}", base.to_string_lossy());
+        words[0] = copy_program(&file, root)?;
     }
     words.extend(args.iter().map(|word| word.to_string_lossy().into_owned()));
-    Ok(words.iter().map(|word| format!("'{}'", word.replace('\'', r"'\''"))).collect::<Vec<_>>().join(" "))
+    Ok(words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "))
+}
+
+/// A word as the shell takes it.
+fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// Copies a program and its libraries, and answers with where it is then. What debuggers want to know of it stays here:
+/// it is most of what cargo builds, and all of it would be in memory.
+fn copy_program(file: &Path, root: &Path) -> Result<String> {
+    let file = file.canonicalize().with_context(|| format!("finding {}", file.display()))?;
+    let base = file.file_name().context("a program has a name")?;
+    let inside = root.join("bin").join(base);
+    copy(&file, &inside)?;
+    // Scripts are as good as they are: that strip cannot do anything with one is no fault.
+    let strip = Command::new("strip").arg("--strip-debug").arg(&inside).stderr(Stdio::null()).status();
+    strip.context("starting strip")?;
+    for library in libraries(&file) {
+        let inside = root.join(library.strip_prefix("/").unwrap_or(&library));
+        copy(&library, &inside)?;
+    }
+    Ok(format!("/bin/{}", base.to_string_lossy()))
 }
 
 /// The libraries that `program` is linked with, and the loader; none for a static one.

@@ -1,40 +1,29 @@
-//! SCTP clients (RFC 9260) over raw sockets.
+//! SCTP clients (RFC 9260): over raw sockets, or with the kernel's own where it has SCTP.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::atomic::{AtomicU16, AtomicU32, Ordering},
-    time::Duration,
-};
+mod kernel;
+mod raw;
 
-use tokio::{
-    net::UdpSocket,
-    time::{Instant, timeout},
-};
+use std::{net::SocketAddr, time::Duration};
 
-use super::{AskError, Client, Failure, Outcome, SourcePort, failure, finish, read_answer, timed_out};
-use crate::net::{Answer, raw_sctp};
-use crate::packet::sctp::{Chunk, DATA_HEADER, Message, kind};
+use tokio::time::{Instant, timeout};
 
-/// Ports that clients take one after the other: the kernel hands none out to raw sockets.
-const PORTS: std::ops::Range<u16> = 20_000..60_000;
-static PORT: AtomicU16 = AtomicU16::new(0);
-/// Tags of associations of this process.
-static TAG: AtomicU32 = AtomicU32::new(0x7a67_0001);
-/// A packet without an answer is sent again after this time.
-const AGAIN: Duration = Duration::from_millis(200);
-/// Offset of the cookie in INIT ACK: after the fixed fields and the header of its parameter.
-const COOKIE: usize = 20;
+use super::{AskError, Client, Failure, Outcome, SourcePort, failure, finish, timed_out};
+use crate::net::{Answer, kernel_sctp};
 
 /// An association with one address, from one port.
 #[derive(Debug)]
 pub struct Association {
-    socket: UdpSocket,
     to: SocketAddr,
-    port: u16,
-    own_tag: u32,
-    peer_tag: u32,
-    sequence: u32,
     deadline: Duration,
+    messages: u32,
+    end: End,
+}
+
+/// Who speaks SCTP for the client.
+#[derive(Debug)]
+enum End {
+    Raw(raw::End),
+    Kernel(kernel::End),
 }
 
 impl Client {
@@ -49,18 +38,17 @@ impl Client {
     /// Opens an SCTP association.
     pub async fn associate(&self, to: SocketAddr, from: SourcePort) -> Result<Association, Failure> {
         let start = Instant::now();
-        let port = match from {
-            SourcePort::Fixed(port) => port,
-            SourcePort::Fresh => PORTS.start + PORT.fetch_add(1, Ordering::Relaxed) % PORTS.len() as u16,
+        let end = if kernel_sctp::is_there() {
+            let port = match from {
+                SourcePort::Fixed(port) => port,
+                SourcePort::Fresh => 0,
+            };
+            kernel::End::new(&self.netns, to, port).map(End::Kernel)
+        } else {
+            raw::End::new(&self.netns, to, from).await.map(End::Raw)
         };
-        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let opened = self.netns.enter(|| raw_sctp::open(any));
-        let socket = opened.map_err(|error| failure(start, to, &AskError::Local(error)))?;
-        // Connected, so that it gets what the peer sends alone, and is told of ICMP errors.
-        let connected = socket.connect(SocketAddr::new(to.ip(), 0)).await;
-        connected.map_err(|error| failure(start, to, &AskError::Io(error)))?;
-        let deadline = self.deadline;
-        let mut association = Association { socket, to, port, own_tag: 0, peer_tag: 0, sequence: 0, deadline };
+        let end = end.map_err(|error| failure(start, to, &error))?;
+        let mut association = Association { to, deadline: self.deadline, messages: 0, end };
         association.begin().await?;
         Ok(association)
     }
@@ -70,24 +58,13 @@ impl Association {
     /// Begins, or begins again as a client does that lost its memory: another tag, the same port.
     pub async fn begin(&mut self) -> Result<(), Failure> {
         let (start, to) = (Instant::now(), self.to);
-        match timeout(self.deadline, self.shake_hands()).await {
-            Ok(done) => done.map_err(|error| failure(start, to, &error)),
-            Err(_elapsed) => Err(timed_out(start, to)),
-        }
-    }
-
-    async fn shake_hands(&mut self) -> Result<(), AskError> {
-        self.own_tag = TAG.fetch_add(1, Ordering::Relaxed);
-        self.peer_tag = 0;
-        self.sequence = 1;
-        let mut init = self.own_tag.to_be_bytes().to_vec();
-        init.extend_from_slice(&[0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
-        let answer = self.exchange(Chunk::with(kind::INIT, init), kind::INIT_ACK).await?;
-        let field = |at| answer.field(at).ok_or_else(|| AskError::NotAnAnswer("INIT ACK is cut short".into()));
-        self.peer_tag = field(0)?;
-        let cookie = field(COOKIE)?.to_be_bytes().to_vec();
-        self.exchange(Chunk::with(kind::COOKIE_ECHO, cookie), kind::COOKIE_ACK).await?;
-        Ok(())
+        let begin = async {
+            match &mut self.end {
+                End::Raw(end) => end.begin().await,
+                End::Kernel(end) => end.begin().await,
+            }
+        };
+        done(start, to, timeout(self.deadline, begin).await)
     }
 
     /// Sends one message and waits for the answer to it.
@@ -98,67 +75,37 @@ impl Association {
     }
 
     async fn say(&mut self) -> Result<Answer, AskError> {
-        self.sequence += 1;
-        let text = format!("message {} of {}", self.sequence, self.port);
-        loop {
-            let data = self.exchange(Chunk::data(self.sequence, text.as_bytes()), kind::DATA).await?;
-            let answer = read_answer(data.body.get(DATA_HEADER - 4..).unwrap_or_default())?;
-            if answer.asked == text {
-                return Ok(answer);
-            }
+        self.messages += 1;
+        let number = self.messages;
+        match &mut self.end {
+            End::Raw(end) => end.say(&format!("message {number} of {}", end.port())).await,
+            End::Kernel(end) => end.say(&format!("message {number} of {}", end.port())).await,
         }
     }
 
     /// Ends the association in order.
-    pub async fn shut_down(self) -> Result<(), Failure> {
+    pub async fn shut_down(mut self) -> Result<(), Failure> {
         let (start, to) = (Instant::now(), self.to);
         let end = async {
-            self.exchange(Chunk::new(kind::SHUTDOWN), kind::SHUTDOWN_ACK).await?;
-            self.send(Chunk::new(kind::SHUTDOWN_COMPLETE)).await
+            match &mut self.end {
+                End::Raw(end) => end.shut_down().await,
+                End::Kernel(end) => {
+                    end.shut_down();
+                    Ok(())
+                }
+            }
         };
-        match timeout(self.deadline, end).await {
-            Ok(done) => done.map_err(|error| failure(start, to, &error)),
-            Err(_elapsed) => Err(timed_out(start, to)),
-        }
+        done(start, to, timeout(self.deadline, end).await)
     }
+}
 
-    async fn send(&self, chunk: Chunk) -> Result<(), AskError> {
-        let (source, destination) = (self.port, self.to.port());
-        let message = Message { source, destination, tag: self.peer_tag, chunks: vec![chunk] };
-        self.socket.send(&message.bytes()).await?;
-        Ok(())
-    }
-
-    /// Sends a chunk, again while nothing comes back, until the wanted one does.
-    async fn exchange(&self, chunk: Chunk, wanted: u8) -> Result<Chunk, AskError> {
-        loop {
-            self.send(chunk.clone()).await?;
-            if let Ok(received) = timeout(AGAIN, self.receive(wanted)).await {
-                return received;
-            }
-        }
-    }
-
-    async fn receive(&self, wanted: u8) -> Result<Chunk, AskError> {
-        let mut buffer = vec![0; 0x1_0000];
-        loop {
-            let length = self.socket.recv(&mut buffer).await?;
-            let message = raw_sctp::read(buffer.get(..length).unwrap_or_default(), self.to.is_ipv6())
-                .map_err(AskError::NotAnAnswer)?;
-            if (message.source, message.destination) != (self.to.port(), self.port) {
-                continue; // another client's, in the same namespace
-            }
-            // Sent back by who knows no association, the tag is the peer's own.
-            let reflected = message.chunk(kind::ABORT).is_some_and(|abort| abort.flags & 1 == 1);
-            if message.tag != if reflected { self.peer_tag } else { self.own_tag } {
-                continue;
-            }
-            if message.has(kind::ABORT) {
-                return Err(AskError::Io(std::io::ErrorKind::ConnectionReset.into()));
-            }
-            if let Some(chunk) = message.chunk(wanted) {
-                return Ok(chunk.clone());
-            }
-        }
+fn done(
+    start: Instant,
+    to: SocketAddr,
+    within: Result<Result<(), AskError>, tokio::time::error::Elapsed>,
+) -> Result<(), Failure> {
+    match within {
+        Ok(done) => done.map_err(|error| failure(start, to, &error)),
+        Err(_elapsed) => Err(timed_out(start, to)),
     }
 }
