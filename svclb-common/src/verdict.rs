@@ -8,7 +8,7 @@ pub enum Verdict {
     Pass,
     /// Addresses or ports (or the quotation in an ICMP error) were rewritten; the stack goes on with it.
     Translate,
-    /// The packet was turned into its own answer (TCP reset, ICMP port unreachable) and goes back out
+    /// The packet was turned into its own answer (TCP reset, ABORT, ICMP port unreachable) and goes back out
     /// of the device it came from.
     Refuse(Refusal),
     /// The packet was turned into the answer that it asks for and goes back as a refusal does.

@@ -136,7 +136,8 @@ fn a_service_without_endpoints_refuses_and_so_does_an_unknown_port() {
             assert_eq!(seen.destination.ip(), net.client.ip(), "the answer goes to the client");
             assert_eq!(seen.source.ip(), frontend.ip(), "in the name of the frontend");
             assert_eq!(seen.flags.map(|flags| flags.rst), (protocol == 6).then_some(true));
-            let quoted = (protocol != 6).then_some((net.client, frontend));
+            assert_eq!(seen.sctp.is_some(), protocol == 132, "an ABORT");
+            let quoted = (protocol == 17).then_some((net.client, frontend));
             assert_eq!(seen.quoted, quoted, "an ICMP error quotes the packet");
         }
         let unknown = SocketAddr::new(net.cluster.ip(), 81);

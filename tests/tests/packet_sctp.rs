@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use svclb_common::datapath::Attachment;
 use svclb_common::service::scope;
 use svclb_common::verdict::{Counter, Verdict};
+use svclb_tests::packet::sctp::INITIATE_TAG;
 use svclb_tests::packet::sctp::kind::{
     ABORT, COOKIE_ACK, COOKIE_ECHO, DATA, HEARTBEAT, HEARTBEAT_ACK, INIT, INIT_ACK, SACK, SHUTDOWN, SHUTDOWN_ACK,
     SHUTDOWN_COMPLETE,
@@ -209,6 +210,27 @@ fn an_association_whose_backend_is_gone_is_aborted_until_its_client_begins_again
 }
 
 #[test]
+fn what_nobody_serves_is_aborted_with_the_tag_that_init_asks_for_or_else_the_one_that_came() {
+    everywhere(|world, _, net| {
+        let unknown = SocketAddr::new(net.cluster.ip(), 1);
+        for (kinds, tag, expected) in [
+            (&[INIT][..], 0, (INITIATE_TAG, 0)),
+            (&[INIT], SCTP_TAG, (SCTP_TAG, 1)),
+            (&[DATA], 7, (7, 1)),
+            (&[COOKIE_ECHO, DATA], 8, (8, 1)),
+        ] {
+            let request = sctp(net.client, unknown).chunks(kinds).tag(tag).bytes();
+            let seen = world.ingress(Port::Pod, &request).refused(Counter::RefusedUnknownPort);
+            assert_eq!((seen.source, seen.destination), (unknown, net.client));
+            let message = seen.sctp.expect("it is SCTP");
+            let abort = message.chunk(ABORT).expect("it is an ABORT");
+            assert_eq!((message.tag, abort.flags), expected, "{kinds:?} with tag {tag}");
+            assert_eq!(message.chunks.len(), 1);
+        }
+    });
+}
+
+#[test]
 fn what_comes_out_of_the_blue_goes_to_a_backend_that_aborts_it() {
     everywhere(|world, _, net| {
         let data = world.ingress(Port::Pod, &sctp(net.client, net.cluster).bytes());
@@ -305,11 +327,8 @@ fn left_to_the_device(world: &World, request: Vec<u8>) -> Vec<u8> {
         HostPacket { bytes: request.clone(), summed: Summed::Partial, segmented: false, device: 1, mark: 0 };
     let verdict = env.run(true, &mut packet, Attachment::ETHERNET);
     assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
-    // What was inserted before the header moved it.
-    let is_abort = packet.bytes.len() == l4 + 16;
-    let at = if is_abort { l4 } else { l4 + if request[12] == 0x86 { 48 } else { 28 } };
-    let crc = packet::sctp::checksum(&packet.bytes[at..]);
-    packet.bytes[at + 8..at + 12].copy_from_slice(&crc);
+    let crc = packet::sctp::checksum(&packet.bytes[l4..]);
+    packet.bytes[l4 + 8..l4 + 12].copy_from_slice(&crc);
     packet.bytes
 }
 
@@ -327,7 +346,7 @@ fn answers_to_packets_whose_checksum_is_left_to_the_device_come_out_right() {
         for kinds in [&[INIT][..], &[SHUTDOWN_ACK], &[COOKIE_ECHO], &[SACK, DATA, DATA]] {
             let request = sctp(net.client, unknown).chunks(kinds).tag(0).bytes();
             let seen = packet::read(&left_to_the_device(world, request));
-            assert_eq!(seen.quoted, Some((net.client, unknown)), "{kinds:?}");
+            assert!(seen.sctp.expect("it is SCTP").has(ABORT), "{kinds:?}");
         }
     });
 }

@@ -1,5 +1,4 @@
-//! Answering a packet that nobody serves: a TCP reset, ICMP port unreachable for the rest, and an ABORT for an SCTP
-//! association whose backend is gone ([`sctp`]).
+//! Answering a packet that nobody serves: a TCP reset, ABORT in SCTP ([`sctp`]), ICMP port unreachable for the rest.
 //!
 //! The packet is turned into its own answer and goes back out of the device it came from. The answer
 //! is right whatever state the checksum was in: where it was left to the device
@@ -46,7 +45,7 @@ pub fn refuse<A: Answer, P: Packet, E: Env + Tables<A>>(
     }
     let done = match headers.protocol {
         protocol::TCP => reset(packet, headers),
-        protocol::SCTP if why == Refusal::StaleAssociation => sctp::abort(packet, headers),
+        protocol::SCTP => sctp::abort(packet, headers),
         _ => unreachable(packet, headers),
     };
     if done.is_none() || (work.attachment.ethernet && turn_around(packet).is_none()) {
@@ -133,31 +132,22 @@ fn is_unfinished<A: Answer, P: Packet>(packet: &mut P, headers: &Headers<A>) -> 
 /// Makes an ICMP port unreachable that quotes the packet.
 #[inline(never)]
 fn unreachable<A: Answer, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Option<()> {
-    let is_sctp = headers.protocol == protocol::SCTP;
     let partial = is_unfinished(packet, headers)?;
     let header = (headers.l4 - headers.l3) as u32;
     let there = packet.length().checked_sub(headers.l3 as u32)?;
     let limit = if A::IS_V6 { QUOTE6 } else { QUOTE4 };
-    let limit = if is_sctp && partial {
-        header + sctp::QUOTED as u32
-    } else if packet.is_segmented() {
-        // Of a packet that stands for several, no more than what every quotation has.
-        header + udp::LENGTH as u32
-    } else {
-        limit
-    };
+    // Of a packet that stands for several, no more than what every quotation has.
+    let limit = if packet.is_segmented() { header + udp::LENGTH as u32 } else { limit };
     let quote = (header + headers.payload).min(there).min(limit);
     if quote < header + udp::LENGTH as u32 {
         return None;
     }
     packet.resize(headers.l3 as u32 + quote)?;
     let network = packet.sum(headers.l3, header as usize)?;
-    let transport = if !partial {
-        packet.sum(headers.l4, (quote - header) as usize)?
-    } else if is_sctp {
-        sctp::unfinished_sum(packet, headers, quote - header)?
-    } else {
+    let transport = if partial {
         !packet.read::<u16>(headers.checksum())? as u32
+    } else {
+        packet.sum(headers.l4, (quote - header) as usize)?
     };
     packet.insert(headers.l3, A::ERROR_LENGTH)?;
     A::write_error(packet, headers, quote, add(network, transport))

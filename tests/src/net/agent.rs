@@ -62,8 +62,8 @@ impl AgentSource {
 }
 
 /// How long an agent may take until its tables are complete. Most of it is the kernel's check of the
-/// programs: a second of a processor's time, more where others want the processor too.
-const READY_WITHIN: Duration = Duration::from_secs(90);
+/// programs: a second of a processor's time, more where others want the processor too, or where it is emulated.
+const READY_WITHIN: Duration = Duration::from_mins(4);
 
 /// What a line of a log says, if it is a warning or an error: behind the time and the spaces of its column.
 fn warning(line: &str) -> Option<&str> {

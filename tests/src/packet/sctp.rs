@@ -30,6 +30,9 @@ pub mod kind {
     pub const SHUTDOWN_COMPLETE: u8 = 14;
 }
 
+/// The tag that packets with INIT and INIT ACK ask for, unless a test gives them another.
+pub const INITIATE_TAG: u32 = 0x1217_7a65;
+
 /// Bytes before the user data in a DATA chunk: the header of the chunk and three fields.
 pub const DATA_HEADER: usize = 16;
 
@@ -51,7 +54,7 @@ impl fmt::Debug for Chunk {
 }
 
 impl Chunk {
-    /// A chunk of this type, with zeros in what must be there.
+    /// A chunk of this type, with zeros in what must be there, but for [`INITIATE_TAG`].
     pub fn new(kind: u8) -> Self {
         let body = match kind {
             kind::INIT | kind::INIT_ACK => 16,
@@ -60,7 +63,11 @@ impl Chunk {
             kind::SHUTDOWN => 4,
             _ => 0,
         };
-        Self::with(kind, vec![0; body])
+        let mut body = vec![0; body];
+        if matches!(kind, kind::INIT | kind::INIT_ACK) {
+            body[..4].copy_from_slice(&INITIATE_TAG.to_be_bytes());
+        }
+        Self::with(kind, body)
     }
 
     /// A chunk of this type and content.

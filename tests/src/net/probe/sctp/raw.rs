@@ -1,6 +1,7 @@
 //! SCTP clients over raw sockets.
 
 use std::{
+    io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::atomic::{AtomicU16, AtomicU32, Ordering},
     time::Duration,
@@ -117,7 +118,9 @@ impl End {
                 continue;
             }
             if message.has(kind::ABORT) {
-                return Err(AskError::Io(std::io::ErrorKind::ConnectionReset.into()));
+                let known = self.peer_tag != 0;
+                let kind = if known { ErrorKind::ConnectionReset } else { ErrorKind::ConnectionRefused };
+                return Err(AskError::Io(kind.into()));
             }
             if let Some(chunk) = message.chunk(wanted) {
                 return Ok(chunk.clone());
