@@ -90,6 +90,8 @@ pub struct Metrics {
     pub health_check_listeners: Gauge,
     /// 1 for what the hooks at sockets are.
     pub socket_lb: Family<SocketLbLabels, Gauge>,
+    /// Sockets of the node's own processes that were closed, as their endpoint serves no more.
+    pub sockets_closed: Counter,
     /// Devices with hooks.
     pub devices: Gauge<i64, AtomicI64>,
     /// Time from the kernel's message about a device to its hooks, in seconds.
@@ -117,6 +119,7 @@ impl Metrics {
             bad_objects: Family::default(),
             health_check_listeners: Gauge::default(),
             socket_lb: Family::default(),
+            sockets_closed: Counter::default(),
             devices: Gauge::default(),
             hook_seconds: Histogram::new(exponential_buckets(0.000_05, 2.0, 14)),
         };
@@ -144,6 +147,11 @@ impl Metrics {
             all.health_check_listeners,
         );
         registry.register("socket_lb", "Which processes of the node are served, by which cgroup", all.socket_lb);
+        registry.register(
+            "sockets_closed",
+            "Sockets of the node's own processes that were closed, as their endpoint serves no more",
+            all.sockets_closed,
+        );
         registry.register("devices", "Devices with hooks", all.devices);
         registry.register("hook_duration_seconds", "Time from news of a device to its hooks", all.hook_seconds);
         registry.register_collector(Box::new(PacketCounters(counters)));

@@ -3,7 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    io::{self, Read as _},
     net::{IpAddr, SocketAddr, TcpStream, UdpSocket},
     os::unix::fs::MetadataExt as _,
     time::{Duration, Instant},
@@ -214,4 +215,95 @@ async fn a_socket_that_sends_datagrams_leaves_a_backend_that_goes() -> Result<()
             Ok(ask().is_ok_and(|pod| pod != first))
         })
         .await
+}
+
+/// A UDP socket of a node that is connected, and the pod that answers it.
+struct Conversation(UdpSocket);
+
+impl Conversation {
+    fn begin(netns: &Netns, to: SocketAddr) -> Result<Self> {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = netns.run(|| UdpSocket::bind(any))?;
+        socket.connect(to)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        Ok(Self(socket))
+    }
+
+    fn ask(&self) -> io::Result<String> {
+        self.0.send(b"hello")?;
+        let mut buffer = [0; 2048];
+        let length = self.0.recv(&mut buffer)?;
+        let answer: Answer =
+            serde_json::from_slice(buffer.get(..length).unwrap_or_default()).map_err(io::Error::other)?;
+        Ok(answer.pod)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connected_udp_socket_is_closed_when_its_backend_goes_and_no_other_is() -> Result<()> {
+    let one = SERVICES.replacen("replicas: 2", "replicas: 1", 1);
+    let mut scene = Scene::new(SceneOptions::default(), &one).await?;
+    let node = scene.lab.node(1).netns().clone();
+    let services = ["10.96.0.16:80", "[fd00:10:96::10]:80", "[::ffff:10.96.0.16]:80", "127.0.0.1:30080"];
+    let mut led = Vec::new();
+    for to in services {
+        let conversation = Conversation::begin(&node, to.parse()?)?;
+        let pod = conversation.ask().with_context(|| format!("UDP to {to}"))?;
+        led.push((to, conversation, pod));
+    }
+    // To the pod's own address, which no Service gave.
+    let state = scene.cluster.state();
+    let pod = SocketAddr::new(state.pods.first().context("a pod")?.address.v4.into(), 8080);
+    let direct = Conversation::begin(&node, pod)?;
+    direct.ask()?;
+
+    scene.apply(&one.replacen("metadata: {name: web}\n", "metadata: {name: next}\n", 1))?;
+    scene
+        .wait_until("the sockets are closed", async |scene| {
+            scene.cluster.reap()?;
+            Ok(led.iter().all(|(_, conversation, _)| {
+                conversation.0.take_error().is_ok_and(|error| error.is_some()) || conversation.0.peer_addr().is_err()
+            }))
+        })
+        .await?;
+    ensure!(direct.0.peer_addr()? == pod, "a socket that was connected to a pod itself is left alone");
+    for (to, conversation, before) in led {
+        conversation.0.connect(to.parse::<SocketAddr>()?)?;
+        let now = conversation.ask().with_context(|| format!("UDP to {to}, connected again"))?;
+        ensure!(now != before, "{to} is served by {before}, which is gone");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tcp_connection_of_a_node_is_cut_where_its_service_asks_for_it() -> Result<()> {
+    let cut = "\
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cut, annotations: {svclb.io/when-backend-goes: cut}}
+spec:
+  clusterIP: 10.96.0.77
+  selector: {app: web}
+  ports: [{name: tcp, port: 80, targetPort: 8080}]
+";
+    let one = SERVICES.replacen("replicas: 2", "replicas: 1", 1) + cut;
+    let mut scene = Scene::new(SceneOptions::default(), &one).await?;
+    let node = scene.lab.node(1).netns().clone();
+    let connect = |to: &str| -> Result<TcpStream> {
+        let to = to.parse()?;
+        let stream = node.run(|| TcpStream::connect_timeout(&to, PATIENCE))?;
+        stream.set_nonblocking(true)?;
+        Ok(stream)
+    };
+    let (mut cut, mut drained) = (connect("10.96.0.77:80")?, connect("10.96.0.16:80")?);
+    let state = |stream: &mut TcpStream| stream.read(&mut [0; 1]).err().map(|error| error.kind());
+    ensure!([&mut cut, &mut drained].map(state) == [Some(io::ErrorKind::WouldBlock); 2], "both are open");
+    // The pod lives on, so that it ends no connection itself, and serves neither Service any more.
+    scene.apply(&one.replace("  selector: {app: web}\n  ports:", "  selector: {app: nobody}\n  ports:"))?;
+    scene
+        .wait_until("the connection is cut", async |_| Ok(state(&mut cut) == Some(io::ErrorKind::ConnectionAborted)))
+        .await?;
+    ensure!(state(&mut drained) == Some(io::ErrorKind::WouldBlock), "a Service that does not ask drains");
+    Ok(())
 }

@@ -57,6 +57,8 @@ pub struct SyncReport {
     pub services: usize,
     /// Writes that succeeded.
     pub writes: usize,
+    /// Backends that serve no more since then.
+    pub retired: usize,
     /// What failed, by family. It is tried again with the next synchronization.
     pub failures: Vec<(Family, Option<PortKey>, Failure)>,
     /// When the changes happened that are now written, see [`crate::model::store::Changes::times`].
@@ -317,6 +319,7 @@ impl<A: FamilyAddress, T: Tables<A>> FamilyEngine<A, T> {
     fn run(&mut self, now: Duration, report: &mut SyncReport) {
         let done = tables::run(&mut self.planner, &mut self.tables, now);
         report.writes += done.writes;
+        report.retired += done.retired;
         report.failures.extend(done.failures.into_iter().map(|(port, failure)| (A::FAMILY, port, failure)));
     }
 

@@ -14,6 +14,7 @@ pub mod prepare;
 mod report;
 mod servers;
 mod socket_lb;
+mod stale_sockets;
 pub mod sweep;
 
 use std::collections::BTreeSet;
@@ -50,6 +51,7 @@ use health_checks::HealthChecks;
 use prepare::Prepared;
 use report::{Notices, label, unix_seconds};
 use socket_lb::SocketHooks;
+use stale_sockets::StaleSockets;
 use sweep::Sweep;
 
 /// How often everything is computed anew and compared with the kernel's maps.
@@ -98,6 +100,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let (metrics, registry) = Metrics::register(PacketCounters::take(&mut object)?);
 
     let sweep = Sweep::take(&mut object)?;
+    let stale_sockets = StaleSockets::take(&mut object)?;
     let devices = DeviceMap::take(&mut object)?;
     let served = sockets.attach(&mut object, &options.bpffs);
     metrics.socket_lb.get_or_create(&served).set(1);
@@ -126,6 +129,7 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let agent = Agent {
         engine,
         sweep,
+        stale_sockets,
         config,
         config_table,
         health_checks: HealthChecks::new(health.clone()),
@@ -188,6 +192,7 @@ enum Local {
 struct Agent {
     engine: Engine<BpfTables<Addr4>, BpfTables<Addr6>>,
     sweep: Sweep,
+    stale_sockets: StaleSockets,
     config: Config,
     config_table: BpfConfig,
     health_checks: HealthChecks,
@@ -225,7 +230,8 @@ impl Agent {
         let mut rebuild = interval_at(tokio::time::Instant::now() + REBUILD, REBUILD);
         self.follow_own_ports();
         loop {
-            let retry = [self.retry, self.health_checks.again()].into_iter().flatten().min();
+            let retry =
+                [self.retry, self.health_checks.again(), self.stale_sockets.again()].into_iter().flatten().min();
             let incomplete = !self.engine.model().complete() || self.lacks_pod_cidrs();
             tokio::select! {
                 event = events.recv() => match event {
@@ -435,6 +441,10 @@ impl Agent {
         }
         self.report_failures(&report);
         self.follow_health_checks();
+        // An agent that has just begun does not know what went before.
+        let some_went = report.retired > 0 || !self.ready;
+        let closed = self.stale_sockets.follow(&self.config, some_went, self.engine.contents());
+        self.metrics.sockets_closed.inc_by(closed);
         if report.failures.is_empty() && self.engine.is_settled() {
             (self.retry, self.pause) = (None, RETRY.0);
         } else {

@@ -246,7 +246,10 @@ impl Object {
     {
         let failed = |source| LoadError::Map { name: name.to_owned(), source };
         let map = self.ebpf.map(name);
-        let Some(Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::LpmTrie(data)) = map else {
+        let Some(
+            Map::Array(data) | Map::PerCpuArray(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data),
+        ) = map
+        else {
             return Err(LoadError::Absent { name: name.to_owned() });
         };
         let descriptor = data.fd().as_fd().try_clone_to_owned();

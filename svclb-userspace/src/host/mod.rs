@@ -9,6 +9,7 @@ pub mod decode;
 pub mod devices;
 pub mod link;
 mod netlink;
+pub mod sock_diag;
 pub mod sysctl;
 pub mod topology;
 pub mod watch;

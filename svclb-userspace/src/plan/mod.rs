@@ -28,6 +28,7 @@ pub use content::{Content, Limits};
 pub use planner::{Plan, Planner};
 
 use svclb_common::schema::{Backend, BackendRef, Service, ServiceKey, ServiceRef};
+use svclb_common::service::backend_state;
 
 use crate::model::FamilyAddress;
 
@@ -99,6 +100,13 @@ pub enum Action<A: FamilyAddress> {
         /// Key.
         key: ServiceKey<A>,
     },
+}
+
+impl<A: FamilyAddress> Action<A> {
+    /// Whether a backend serves no more after this.
+    pub fn retires(&self) -> bool {
+        matches!(self, Self::WriteBackend { value, .. } if value.state == backend_state::GONE)
+    }
 }
 
 /// One step of a plan.

@@ -13,6 +13,8 @@ use super::{Cut, Failure, TableError, Tables};
 pub struct Report {
     /// Steps that were carried out.
     pub writes: usize,
+    /// Backends that serve no more.
+    pub retired: usize,
     /// What failed, with the Service port if one is concerned. It stays pending.
     pub failures: Vec<(Option<PortKey>, Failure)>,
 }
@@ -59,6 +61,7 @@ fn run_plan<A: FamilyAddress>(
             for step in left.drain(..done) {
                 planner.done(&mut plan, step, now);
                 report.writes += 1;
+                report.retired += usize::from(step.action.retires());
             }
             let Some(error) = error else { break };
             if !left.is_empty() {
