@@ -2,7 +2,7 @@
 
 use crate::addr::{Addr4, Addr6, Address};
 use crate::conntrack::State;
-use crate::env::Tick;
+use crate::env::{TICK_SHIFT, Tick};
 use crate::schema::WAYS;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
@@ -83,8 +83,8 @@ pub struct Config {
     pub zero: u16,
     /// Answers to refused packets per CPU and second.
     pub refusals: u32,
-    /// Ticks in a second, rounded down; at least 1.
-    pub ticks_per_second: u32,
+    /// The kernel's jiffies in a second.
+    pub jiffies_per_second: u32,
     /// Number of buckets of SERVICES, a power of two, less one.
     pub frontends: u32,
     /// Number of buckets, a power of two, less one: for IPv4 and then IPv6 those of FLOWS and of SPILL.
@@ -119,6 +119,15 @@ impl Config {
     #[inline(always)]
     pub const fn has(&self, flag: u32) -> bool {
         self.flags & flag != 0
+    }
+
+    /// A timeout in ticks. It is never over too early, and up to 31 jiffies too late: a tick has
+    /// [`TICK_SHIFT`]'s 16, and the time that is compared with may be the last one of a tick, and now the first of
+    /// another. Cost: a multiplication.
+    #[inline(always)]
+    pub const fn ticks(&self, seconds: u32) -> u32 {
+        let jiffies = seconds as u64 * self.jiffies_per_second as u64;
+        ((jiffies + (1 << TICK_SHIFT) - 1) >> TICK_SHIFT) as u32
     }
 
     /// Timeout of a flow in `state`, in ticks.
@@ -256,5 +265,29 @@ impl Sizes {
     /// As [`Self::get`].
     pub fn set(&mut self, name: &str, value: u32) {
         *self.field(name) = value;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Config;
+    use crate::env::TICK_SHIFT;
+    use zerocopy::FromZeros;
+
+    #[test]
+    fn a_timeout_is_never_over_too_early_and_at_most_31_jiffies_too_late() {
+        let mut config = Config::new_zeroed();
+        for hz in [100, 250, 300, 1000] {
+            config.jiffies_per_second = hz;
+            for seconds in [1, 3, 120, 10_800, 86_400] {
+                let ticks = u64::from(config.ticks(seconds));
+                let jiffies = u64::from(seconds) * u64::from(hz);
+                for first in 0..1 << TICK_SHIFT {
+                    let ticks_after = |jiffies| ((first + jiffies) >> TICK_SHIFT) - (first >> TICK_SHIFT);
+                    assert!(ticks_after(jiffies) <= ticks, "{seconds} s of {hz} jiffies end too early");
+                    assert!(ticks_after(jiffies + 32) > ticks, "{seconds} s of {hz} jiffies end too late");
+                }
+            }
+        }
     }
 }

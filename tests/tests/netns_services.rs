@@ -54,6 +54,12 @@ async fn the_policy_local_keeps_traffic_on_the_node_and_the_clients_address() ->
         called("alone", 30082, &web(1, "  externalTrafficPolicy: Local\n")),
         called("inner", 30083, &web(4, "  internalTrafficPolicy: Local\n")),
         called("hidden", 30084, &web(1, "  internalTrafficPolicy: Local\n")),
+        // A client stays with a pod, and with one that its policy admits.
+        called(
+            "sticky",
+            30085,
+            &web(4, "  externalTrafficPolicy: Local\n  internalTrafficPolicy: Local\n  sessionAffinity: ClientIP\n"),
+        ),
     ];
     good_scene(SceneOptions::default(), &services.join("---\n")).await?;
     Ok(())
@@ -76,24 +82,6 @@ async fn a_service_without_pods_and_an_unknown_port_refuse_within_a_second() -> 
     scene.expect_good_round().await?;
     scene.wait_until("the pods end", async |scene| scene.cluster.reap()).await?;
     scene.expect_good_round().await
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn session_affinity_keeps_a_client_at_its_pod_until_it_times_out() -> Result<()> {
-    let affinity = "  sessionAffinity: ClientIP\n  sessionAffinityConfig: {clientIP: {timeoutSeconds: 2}}\n";
-    let mut scene = good_scene(SceneOptions::default(), &web(3, affinity)).await?;
-    let to = SocketAddr::from(([10, 96, 0, 16], 80));
-    let client = scene.inside();
-    let first = client.http(to).await?.answer.pod;
-    for _ in 0..20 {
-        assert_eq!(client.http(to).await?.answer.pod, first);
-    }
-    scene
-        .wait_until("after the timeout another pod answers", async |_scene| {
-            tokio::time::sleep(Duration::from_millis(2500)).await;
-            Ok(client.http(to).await?.answer.pod != first)
-        })
-        .await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

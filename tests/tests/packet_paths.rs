@@ -4,32 +4,12 @@ use std::net::SocketAddr;
 use svclb_common::config::{Ports, Prefix, flag as config_flag};
 use svclb_common::service::flag;
 use svclb_common::verdict::Counter;
-use svclb_tests::packet::{self, Frame, sctp, tcp, udp};
+use svclb_tests::packet::{self, Frame, tcp, udp};
 use svclb_tests::world::{BRIDGE_MAC, BackendSpec, Net, Port, Scene, World};
-
-/// Runs a test in both worlds, for both families and every protocol.
-fn everywhere(test: impl Fn(&mut World, &Net, fn(SocketAddr, SocketAddr) -> Frame, u8)) {
-    let nets = Net::both();
-    World::each(|world| {
-        for net in &nets {
-            test(world, net, |from, to| tcp(from, to).syn(), 6);
-        }
-    });
-    World::each(|world| {
-        for net in &nets {
-            test(world, net, udp, 17);
-        }
-    });
-    World::each(|world| {
-        for net in &nets {
-            test(world, net, |from, to| sctp(from, to).syn(), 132);
-        }
-    });
-}
 
 #[test]
 fn a_request_to_a_cluster_ip_gets_a_backend_and_its_reply_the_frontend() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         Scene::default().add(world, &net.service(protocol));
         let request = world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
         let seen = request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
@@ -45,7 +25,7 @@ fn a_request_to_a_cluster_ip_gets_a_backend_and_its_reply_the_frontend() {
 
 #[test]
 fn a_node_port_with_a_remote_backend_is_dnat_then_masquerade() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         Scene::default().add(world, &net.service(protocol));
         let request = world.ingress(Port::Uplink, &frame(net.outside, net.node_port).bytes());
         request.translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
@@ -64,7 +44,7 @@ fn a_node_port_with_a_remote_backend_is_dnat_then_masquerade() {
 
 #[test]
 fn two_clients_with_one_port_get_two_masquerade_ports() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         Scene::default().add(world, &net.service(protocol));
         let mut other = net.outside;
         other.set_ip(net.client.ip());
@@ -85,7 +65,7 @@ fn two_clients_with_one_port_get_two_masquerade_ports() {
 
 #[test]
 fn a_masquerade_port_is_none_that_a_socket_of_the_node_may_be_given() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         Scene::default().add(world, &net.service(protocol));
         let ours = |world: &mut World, client: SocketAddr| {
             let request = world.ingress(Port::Uplink, &frame(client, net.node_port).bytes());
@@ -106,7 +86,7 @@ fn a_masquerade_port_is_none_that_a_socket_of_the_node_may_be_given() {
 
 #[test]
 fn a_pod_that_reaches_itself_sees_the_node() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         let mut spec = net.service(protocol);
         let pod = SocketAddr::new(net.client.ip(), 8080);
         spec.backends = vec![BackendSpec { endpoint: pod, local: true }];
@@ -126,7 +106,7 @@ fn a_pod_that_reaches_itself_sees_the_node() {
 
 #[test]
 fn a_service_without_endpoints_refuses_and_so_does_an_unknown_port() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         let mut spec = net.service(protocol);
         spec.backends.clear();
         Scene::default().add(world, &spec);
@@ -152,7 +132,7 @@ fn a_service_without_endpoints_refuses_and_so_does_an_unknown_port() {
 
 #[test]
 fn local_policies_use_endpoints_of_this_node_and_keep_the_client() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         let mut spec = net.service(protocol);
         spec.flags = flag::EXTERNAL_LOCAL | flag::INTERNAL_LOCAL;
         let mut scene = Scene::default();
@@ -180,7 +160,7 @@ fn local_policies_use_endpoints_of_this_node_and_keep_the_client() {
 
 #[test]
 fn local_traffic_counts_as_having_passed_the_load_balancer() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         let mut spec = net.service(protocol);
         spec.flags = flag::EXTERNAL_LOCAL;
         Scene::default().add(world, &spec);
@@ -193,7 +173,7 @@ fn local_traffic_counts_as_having_passed_the_load_balancer() {
 
 #[test]
 fn a_pod_of_another_node_is_a_client_as_those_outside() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         let mut spec = net.service(protocol);
         spec.flags = flag::EXTERNAL_LOCAL;
         Scene::default().add(world, &spec);
@@ -212,7 +192,7 @@ fn a_pod_of_another_node_is_a_client_as_those_outside() {
 
 #[test]
 fn where_devices_tell_what_is_local_the_others_are_masqueraded() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         Scene::default().add(world, &net.service(protocol));
         world.configure(|config| config.flags |= config_flag::LOCAL_BY_DEVICE);
         let request = frame(net.client, net.cluster).bytes();
@@ -231,7 +211,7 @@ fn where_devices_tell_what_is_local_the_others_are_masqueraded() {
 
 #[test]
 fn source_ranges_guard_load_balancer_addresses_alone() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         let mut spec = net.service(protocol);
         spec.flags = flag::SOURCE_RANGES;
         let network = if net.outside.is_ipv6() { "2001:db8:2::" } else { "198.51.100.0" };
@@ -244,37 +224,6 @@ fn source_ranges_guard_load_balancer_addresses_alone() {
         let mut other = net.client;
         other.set_port(40001);
         world.ingress(Port::Pod, &frame(other, net.node_port).bytes()).translated(&created);
-    });
-}
-
-#[test]
-fn affinity_holds_until_its_timeout_and_only_to_a_backend_of_the_list() {
-    everywhere(|world, net, frame, protocol| {
-        let mut spec = net.service(protocol);
-        spec.affinity = 100;
-        for port in 1..8 {
-            spec.backends.push(BackendSpec { endpoint: SocketAddr::new(net.local.ip(), port), local: true });
-        }
-        let mut scene = Scene::default();
-        let number = scene.add(world, &spec);
-        let ask = |world: &mut World, port: u16| {
-            let client = SocketAddr::new(net.client.ip(), port);
-            let outcome = world.ingress(Port::Pod, &frame(client, net.cluster).bytes());
-            (packet::read(&outcome.bytes).destination, outcome.moved.contains_key("affinity_used"))
-        };
-        let (first, used) = ask(world, 1000);
-        assert!(!used, "nothing to remember yet");
-        for port in 1001..1020 {
-            world.wait(50);
-            assert_eq!(ask(world, port), (first, true), "each new flow renews the entry");
-        }
-        world.wait(101);
-        assert!(!ask(world, 1020).1, "the entry is too old");
-
-        scene.drop_backends(world, net.cluster.is_ipv6(), 0, 8);
-        spec.backends.truncate(3);
-        scene.write(world, &spec, number, 20, 0);
-        assert!(!ask(world, 1021).1, "its backend serves no more");
     });
 }
 
@@ -301,7 +250,7 @@ const CHANGES: &[(&str, Next, Next)] = &[
 
 #[test]
 fn a_udp_flow_leaves_a_backend_that_is_gone_with_the_next_packet_and_tcp_stays() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         let other_port = SocketAddr::new(net.remote.ip(), 9090);
         let frontends = [net.cluster, net.load_balancer, net.node_port];
         for (at, frontend) in frontends.into_iter().enumerate() {
@@ -345,7 +294,7 @@ fn a_udp_flow_leaves_a_backend_that_is_gone_with_the_next_packet_and_tcp_stays()
 
 #[test]
 fn a_flow_from_before_its_service_is_translated_with_the_next_packet_and_other_ports_are_left_alone() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         let packet = frame(net.outside, net.load_balancer).bytes();
         world.ingress(Port::Uplink, &packet).passed(Counter::NoService);
         Scene::default().add(world, &net.service(protocol));
@@ -358,7 +307,7 @@ fn a_flow_from_before_its_service_is_translated_with_the_next_packet_and_other_p
 
 #[test]
 fn a_udp_flow_of_a_backend_whose_number_has_a_new_owner_is_picked_again() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         if protocol == 6 {
             return;
         }
@@ -377,7 +326,7 @@ fn a_udp_flow_of_a_backend_whose_number_has_a_new_owner_is_picked_again() {
 
 #[test]
 fn a_new_syn_keeps_a_live_backend_and_replaces_a_closed_flow() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         if protocol != 6 {
             return;
         }
@@ -396,7 +345,7 @@ fn a_new_syn_keeps_a_live_backend_and_replaces_a_closed_flow() {
 
 #[test]
 fn idle_flows_end_with_the_timeout_of_their_state() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         if protocol == 132 {
             return; // it has more states
         }
@@ -415,7 +364,7 @@ fn idle_flows_end_with_the_timeout_of_their_state() {
 
 #[test]
 fn a_masqueraded_flow_that_is_idle_after_its_first_answer_still_gets_replies() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         if protocol == 132 {
             return; // an association is set up by more packets
         }
@@ -435,7 +384,7 @@ fn a_masqueraded_flow_that_is_idle_after_its_first_answer_still_gets_replies() {
 
 #[test]
 fn one_client_port_cannot_reach_one_backend_through_two_frontends() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         Scene::default().add(world, &net.service(protocol));
         world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
         world.ingress(Port::Pod, &frame(net.client, net.load_balancer).bytes()).dropped(Counter::TupleTaken);
@@ -444,7 +393,7 @@ fn one_client_port_cannot_reach_one_backend_through_two_frontends() {
 
 #[test]
 fn a_flow_that_is_over_does_not_hide_a_later_one_of_the_same_client_and_backend() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         Scene::default().add(world, &net.service(protocol));
         // Many clients, as it depends on the hash of each where its flows stand.
         for port in 1..60 {
@@ -464,7 +413,7 @@ fn a_flow_that_is_over_does_not_hide_a_later_one_of_the_same_client_and_backend(
 
 #[test]
 fn replies_between_bridge_ports_are_lifted_to_the_ip_stack() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         let mut spec = net.service(protocol);
         spec.backends = vec![BackendSpec { endpoint: net.local, local: true }];
         Scene::default().add(world, &spec);
@@ -478,7 +427,7 @@ fn replies_between_bridge_ports_are_lifted_to_the_ip_stack() {
 
 #[test]
 fn options_vlan_tags_and_absent_checksums_are_parsed_and_kept() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         Scene::default().add(world, &net.service(protocol));
         for (port, shape) in [
             (1, (|frame: Frame| frame.options()) as fn(Frame) -> Frame),
@@ -502,7 +451,7 @@ fn options_vlan_tags_and_absent_checksums_are_parsed_and_kept() {
 
 #[test]
 fn icmp_errors_are_translated_in_all_four_directions() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         Scene::default().add(world, &net.service(protocol));
         let header = if net.client.is_ipv6() { 40 } else { 20 };
         for quoted in [header + 8, 1000] {
@@ -532,7 +481,7 @@ fn icmp_errors_are_translated_in_all_four_directions() {
 
 #[test]
 fn a_reset_without_a_flow_begins_none() {
-    everywhere(|world, net, _, protocol| {
+    Net::everywhere(|world, net, _, protocol| {
         if protocol == 6 {
             Scene::default().add(world, &net.service(protocol));
             let reset = tcp(net.client, net.cluster).rst().bytes();
@@ -543,7 +492,7 @@ fn a_reset_without_a_flow_begins_none() {
 
 #[test]
 fn a_full_flow_table_refuses_new_flows_and_keeps_the_old() {
-    everywhere(|world, net, frame, protocol| {
+    Net::everywhere(|world, net, frame, protocol| {
         Scene::default().add(world, &net.service(protocol));
         let ask = |world: &mut World, port: u16| {
             let client = SocketAddr::new(net.client.ip(), port);

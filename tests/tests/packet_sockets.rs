@@ -196,6 +196,67 @@ fn session_affinity_holds_for_all_processes_together() {
 }
 
 #[test]
+fn session_affinity_of_processes_ends_with_its_timeout_and_with_its_endpoint() {
+    for protocol in [TCP, UDP] {
+        let mut sticky = spec(protocol, &[("10.96.0.10:80", scope::CLUSTER)], &MANY);
+        sticky.affinity = 10;
+        let (mut scene, mut world) = node(&[sticky.clone()]);
+        let frontend = end4("10.96.0.10:80");
+        let mut cookie = 0;
+        let mut connect = |world: &World, used: bool| {
+            cookie += 1;
+            let counters: &[Counter] =
+                if used { &[Counter::SocketTranslated, Counter::AffinityUsed] } else { &[Counter::SocketTranslated] };
+            counting(world, counters, |env| env.connect(&Socket { cookie, ..socket(protocol) }, frontend))
+        };
+        let first = connect(&world, false);
+        let mut now = 0;
+        for _ in 0..3 {
+            now += 10 * SECOND;
+            env(&world).now.set(now);
+            assert_eq!(connect(&world, true), first, "each new socket renews it");
+        }
+        env(&world).now.set(now + 10 * SECOND + 1);
+        let second = connect(&world, false);
+        assert_eq!(connect(&world, true), second);
+        let Decision::Translate(gone) = second else { panic!("{second:?}") };
+        scene.drop_backends(&mut world, false, 0, 8);
+        sticky.backends.retain(|backend| end4(&backend.endpoint.to_string()) != gone);
+        assert_eq!(sticky.backends.len(), 7);
+        scene.write(&mut world, &sticky, 0, 8, 0);
+        let third = connect(&world, false);
+        assert_ne!(third, second, "its endpoint serves no more");
+        assert_eq!(connect(&world, true), third);
+    }
+}
+
+#[test]
+fn session_affinity_of_processes_keeps_to_the_endpoints_of_the_policy() {
+    let frontends = [("10.96.0.10:80", scope::CLUSTER), ("192.0.2.11:30080", scope::NODE_PORT)];
+    let backends = [("10.244.1.7:1", true), ("10.244.2.7:2", false)];
+    let mut sticky = spec(TCP, &frontends, &backends);
+    (sticky.affinity, sticky.flags) = (10, flag::INTERNAL_LOCAL | flag::EXTERNAL_LOCAL);
+    let (_, world) = node(&[sticky]);
+    let (cluster, node_port) = (end4("10.96.0.10:80"), end4("192.0.2.11:30080"));
+    let local = Decision::Translate(end4("10.244.1.7:1"));
+    let mut cookie = 0;
+    // A process of the node reaches all endpoints by a node port, whatever externalTrafficPolicy says.
+    let remote = loop {
+        cookie += 1;
+        assert!(cookie < 200, "chance never picks the other endpoint");
+        env(&world).now.set(cookie as u32 * 11 * SECOND);
+        let to = env(&world).connect(&Socket { cookie, ..socket(TCP) }, node_port);
+        if to != local {
+            break to;
+        }
+    };
+    let again = [Counter::SocketTranslated, Counter::AffinityUsed];
+    assert_eq!(counting(&world, &again, |env| env.connect(&socket(TCP), node_port)), remote);
+    assert_eq!(counting(&world, &again[..1], |env| env.connect(&socket(TCP), cluster)), local);
+    assert_eq!(counting(&world, &again, |env| env.connect(&socket(TCP), node_port)), local, "which may serve it, too");
+}
+
+#[test]
 fn datagrams_stay_with_a_backend_while_it_serves_and_they_follow_each_other() {
     let (scene, mut world) = node(&[spec(UDP, &[("10.96.0.10:53", scope::CLUSTER)], &MANY)]);
     let frontend = end4("10.96.0.10:53");

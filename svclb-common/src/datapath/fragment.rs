@@ -94,7 +94,7 @@ pub fn remember<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, 
 fn follows<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &Work<A>) -> Verdict {
     let key = work.datagram;
     let config = env.config();
-    let timeout = A::REASSEMBLY_SECONDS.wrapping_mul(config.ticks_per_second);
+    let timeout = config.ticks(A::REASSEMBLY_SECONDS);
     let Some(entry) = env.fragment(&key).filter(|entry| env.now().0.wrapping_sub(entry.seen) <= timeout) else {
         return without_first(env, work);
     };

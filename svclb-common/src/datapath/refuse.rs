@@ -65,7 +65,7 @@ fn unanswered<A: Answer, E: Env>(env: &E, headers: &Headers<A>) -> Option<DropRe
     if headers.is_reset() || headers.source.is_group() || headers.destination.is_group() {
         return Some(DropReason::NotAnswered);
     }
-    let second = env.now().0.checked_div(env.config().ticks_per_second).unwrap_or(0);
+    let second = env.now().0.checked_div(env.config().ticks(1)).unwrap_or(0);
     (!env.may_refuse(second)).then_some(DropReason::RefusalLimited)
 }
 

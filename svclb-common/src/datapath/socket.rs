@@ -75,7 +75,7 @@ pub fn send<A: Address, E: Env + Tables<A>>(env: &E, socket: &Socket, to: Endpoi
         let idle = env.now().0.wrapping_sub(known.seen);
         if idle <= env.config().timeout(State::REPLIED) && service::serving::<A, E>(env, known.backend).is_some() {
             let backend = Endpoint::new(known.address, known.port);
-            if idle > env.config().ticks_per_second {
+            if idle > env.config().ticks(1) {
                 remember(env, socket, to, backend, &known);
             }
             env.count(Counter::SocketTranslated);

@@ -59,7 +59,7 @@ pub fn choice<A: Address, E: Env + Tables<A>>(
     match eligible(env.config(), &service, scope, client, entry) {
         Eligibility::List(list) => {
             choice.list = list;
-            choice.affinity = affinity_ticks(env.config(), &service);
+            choice.affinity = env.config().ticks(service.affinity_seconds);
             Ok(())
         }
         Eligibility::NoEndpoint => Err(Verdict::Refuse(Refusal::NoEndpoint)),
@@ -200,12 +200,6 @@ pub fn pick<A: Address, E: Env + Tables<A>>(env: &E, list: &Eligible, chosen: &m
     let Some(backend) = serving(env, reference) else { return false };
     *chosen = Chosen { reference, backend };
     true
-}
-
-/// The time since which an affinity entry still holds.
-#[inline(always)]
-fn affinity_ticks(config: &Config, service: &Service) -> u32 {
-    service.affinity_seconds.saturating_mul(config.ticks_per_second)
 }
 
 /// Whether `seen` is at most `ticks` before `now`.

@@ -6,9 +6,6 @@ use svclb_common::config::{CLUSTER_CIDRS, Config, Prefix, SERVICE_CIDRS, Sizes, 
 use svclb_common::conntrack::State;
 use svclb_common::schema::LAYOUT;
 
-/// Jiffies in a tick of the packet path's clock.
-const JIFFIES_PER_TICK: u64 = 16;
-
 /// Answers to refused packets per CPU and second.
 const REFUSALS: u32 = 1_000;
 
@@ -55,27 +52,19 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
     if settings.ping_services {
         flags |= flag::PING_SERVICES;
     }
-    let mut timeouts = [0; 16];
-    for (state, _, seconds) in State::ALL {
-        let wanted = settings.timeouts.iter().find(|(own, _)| own == state).map_or(*seconds, |(_, seconds)| *seconds);
-        if let Some(timeout) = timeouts.get_mut(usize::from(state.0)) {
-            let ticks = (u64::from(wanted) * hz).div_ceil(JIFFIES_PER_TICK);
-            *timeout = u32::try_from(ticks).unwrap_or(u32::MAX);
-        }
-    }
     let bits_of_half = |words: u32| words * 32 - 1;
-    let config = Config {
+    let mut config = Config {
         layout: LAYOUT,
         flags,
         seed: if is_first { fresh.seed } else { before.seed },
         mark: if is_first || before.mark == 0 { fresh.mark.max(1) } else { before.mark },
         zero: 0,
         refusals: REFUSALS,
-        ticks_per_second: u32::try_from(hz / JIFFIES_PER_TICK).unwrap_or(u32::MAX).max(1),
+        jiffies_per_second: u32::try_from(hz).unwrap_or(u32::MAX),
         frontends: sizes.frontend_buckets - 1,
         buckets: [[sizes.flow_buckets - 1, sizes.spill_buckets - 1]; 2],
         interest: [[bits_of_half(sizes.interest_frontends); 2], [bits_of_half(sizes.interest_backends); 2]],
-        timeouts,
+        timeouts: [0; 16],
         cluster_cidrs4: if is_first { [NOWHERE4; CLUSTER_CIDRS] } else { before.cluster_cidrs4 },
         cluster_cidrs6: if is_first { [NOWHERE6; CLUSTER_CIDRS] } else { before.cluster_cidrs6 },
         // Those of an earlier agent hold until this one has read its own.
@@ -87,6 +76,13 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
         node6: before.node6,
         own_ports: before.own_ports,
     };
+    for (state, _, seconds) in State::ALL {
+        let wanted = settings.timeouts.iter().find(|(own, _)| own == state).map_or(*seconds, |(_, seconds)| *seconds);
+        let ticks = config.ticks(wanted);
+        if let Some(timeout) = config.timeouts.get_mut(usize::from(state.0)) {
+            *timeout = ticks;
+        }
+    }
     match &settings.cluster_cidrs {
         Some(cidrs) => with_cluster_cidrs(&config, cidrs),
         None => config,
@@ -166,7 +162,7 @@ mod tests {
             ..Settings::default()
         };
         let first = config(&all, &sizes, 250, &empty, Identity { seed: 7, mark: 0 });
-        assert_eq!((first.seed, first.mark, first.ticks_per_second), (7, 1, 15));
+        assert_eq!((first.seed, first.mark, first.jiffies_per_second), (7, 1, 250));
         assert_eq!(first.flags, flag::CLUSTER_CIDRS4 | flag::MASQUERADE_ALL);
         let switched = Config { flags: first.flags | flag::SECOND_HALF, ..first };
         let none = Settings { cluster_cidrs: Some(Vec::new()), ..Settings::default() };

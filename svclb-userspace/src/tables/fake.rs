@@ -37,7 +37,7 @@ pub fn config(limits: &Limits) -> Config {
         layout: svclb_common::schema::LAYOUT,
         seed: 0x5eed,
         mark: 1,
-        ticks_per_second: 15,
+        jiffies_per_second: 250,
         interest: [[frontends; 2], [backends; 2]],
         ..empty
     }

@@ -11,7 +11,7 @@ pub mod scene;
 
 use self::host::{HostEnv, HostPacket, Summed};
 use self::kernel::{DEVICE, KernelEnv};
-pub use self::net::Net;
+pub use self::net::{Net, Opening};
 pub use self::recorder::Recorder;
 pub use self::scene::{BackendSpec, Scene, ServiceSpec};
 use crate::packet;
@@ -21,6 +21,7 @@ use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
 use svclb_common::conntrack::State;
 use svclb_common::datapath::Attachment;
+use svclb_common::env::TICK_SHIFT;
 use svclb_common::schema::{Device, LAYOUT};
 use svclb_common::service::role;
 use svclb_common::verdict::{Counter, Verdict};
@@ -114,7 +115,7 @@ pub fn config() -> Config {
     config.seed = 0x005e_ed0f_7e57;
     config.mark = MARK;
     config.refusals = 1_000_000;
-    config.ticks_per_second = SECOND;
+    config.jiffies_per_second = SECOND << TICK_SHIFT;
     config.frontends = SIZES.frontend_buckets - 1;
     config.buckets = [[SIZES.flow_buckets - 1, SIZES.spill_buckets - 1]; 2];
     config.interest = [[SIZES.interest_frontends * 32 - 1; 2], [SIZES.interest_backends * 32 - 1; 2]];
@@ -299,6 +300,11 @@ impl World {
     /// Lets time pass.
     pub const fn wait(&mut self, seconds: u32) {
         self.now = self.now.wrapping_add(seconds * SECOND);
+    }
+
+    /// Lets so many ticks pass.
+    pub const fn wait_ticks(&mut self, ticks: u32) {
+        self.now = self.now.wrapping_add(ticks);
     }
 
     /// Sets the state of the random numbers.

@@ -1,8 +1,12 @@
 //! The addresses that packet tests use, of one family each.
 
-use super::{BackendSpec, NODE4, NODE6, ServiceSpec};
+use super::{BackendSpec, NODE4, NODE6, ServiceSpec, World};
+use crate::packet::{Frame, sctp, tcp, udp};
 use std::net::{IpAddr, SocketAddr};
 use svclb_common::service::scope;
+
+/// A frame that opens a conversation between two ends.
+pub type Opening = fn(SocketAddr, SocketAddr) -> Frame;
 
 /// Who is where, in one family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,6 +34,16 @@ fn at(text: &str) -> SocketAddr {
 }
 
 impl Net {
+    /// Runs a test in both worlds, for both families and every protocol: with a frame that opens a conversation, and
+    /// the protocol's number.
+    pub fn everywhere(test: impl Fn(&mut World, &Self, Opening, u8)) {
+        let frames: [(Opening, u8); 3] =
+            [(|from, to| tcp(from, to).syn(), 6), (udp, 17), (|from, to| sctp(from, to).syn(), 132)];
+        for (frame, protocol) in frames {
+            World::each(|world| Self::both().iter().for_each(|net| test(world, net, frame, protocol)));
+        }
+    }
+
     /// IPv4 and IPv6.
     pub fn both() -> [Self; 2] {
         [
