@@ -1,7 +1,11 @@
 //! The lab itself, without an agent: what the other network tests stand on.
 #![cfg(feature = "kernel")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use anyhow::Result;
 use svclb_tests::net::{
@@ -15,7 +19,7 @@ async fn pods_reach_each_other_in_every_kind_of_lab() -> Result<()> {
     for underlay in [Underlay::Direct, Underlay::Vxlan] {
         for offload in [Offload::On, Offload::Off] {
             let lab = Lab::new(LabOptions { underlay, offload, control_plane: true, ..LabOptions::default() })?;
-            for network in [PodNetwork::Routed, PodNetwork::Bridged] {
+            for network in [PodNetwork::Routed, PodNetwork::Bridged, PodNetwork::Ptp] {
                 let client = lab.node(1).pod("client", network)?;
                 for node in lab.nodes() {
                     let server = node.pod("server", network)?;
@@ -71,7 +75,16 @@ async fn a_policy_lets_only_its_clients_in() -> Result<()> {
         let asker = Client::new(friend.netns(), brief);
         assert_eq!(asker.http(shut).await.expect_err("the port is not open").kind, FailureKind::TimedOut);
     }
-    assert!(node.dropped_by_policy()? >= 6);
+    let before = node.dropped_by_policy()?;
+    assert!(before >= 6);
+    // kubelet's rule.
+    let nobody = "127.0.0.1:9";
+    node.netns().run(|| UdpSocket::bind("127.0.0.1:0")?.send_to(b"from a loopback address", nobody))?;
+    assert_eq!(node.dropped_by_policy()?, before);
+    let sent =
+        node.netns().run(|| UdpSocket::bind(SocketAddr::new(node.address().v4.into(), 0))?.send_to(b"x", nobody));
+    assert_eq!(sent.expect_err("it is dropped on its way out").kind(), ErrorKind::PermissionDenied);
+    assert_eq!(node.dropped_by_policy()?, before + 1);
     Ok(())
 }
 

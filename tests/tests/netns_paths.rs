@@ -1,9 +1,11 @@
 //! Every path to a Service, with an agent on each node: strict reverse path check, a network policy in the
-//! FORWARD hook, pods routed and bridged, checksum offload on and off, TCX and clsact.
+//! FORWARD hook and kubelet's rule in INPUT and OUTPUT, pods routed, bridged and point to point, checksum offload on and off, TCX and clsact.
 #![cfg(feature = "kernel")]
 
-use anyhow::Result;
-use svclb_tests::net::{LabOptions, Offload, PodNetwork, Scene, SceneOptions, Underlay};
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::{Context as _, Result};
+use svclb_tests::net::{Client, LabOptions, Offload, PodNetwork, Scene, SceneOptions, Underlay};
 
 const EXAMPLE: &str = include_str!("../../examples/httpd.yaml");
 
@@ -35,6 +37,38 @@ async fn every_path_works_with_bridged_pods_and_real_checksums() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_path_works_with_ptp_pods() -> Result<()> {
+    every_path(PodNetwork::Ptp, Offload::On, "auto").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_path_works_with_ptp_pods_and_real_checksums() -> Result<()> {
+    every_path(PodNetwork::Ptp, Offload::Off, "auto").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_path_works_with_clsact_and_ptp_pods() -> Result<()> {
+    every_path(PodNetwork::Ptp, Offload::Off, "clsact").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_reach_node_ports_on_loopback_addresses_past_the_rule_of_kubelet() -> Result<()> {
+    for network in [PodNetwork::Routed, PodNetwork::Ptp] {
+        let scene = Scene::new(SceneOptions { network, policy: true, ..SceneOptions::default() }, EXAMPLE).await?;
+        let node = scene.lab.node(1);
+        let process = Client::new(node.netns(), Duration::from_secs(2));
+        let before = node.dropped_by_policy()?;
+        for to in ["127.0.0.1:30088", "[::1]:30088"] {
+            let to: SocketAddr = to.parse()?;
+            process.http(to).await.with_context(|| format!("TCP to {to}, pods {network:?}"))?;
+            process.udp(to).await.with_context(|| format!("UDP to {to}, pods {network:?}"))?;
+        }
+        assert_eq!(node.dropped_by_policy()?, before);
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_path_works_with_clsact_and_routed_pods() -> Result<()> {
     every_path(PodNetwork::Routed, Offload::Off, "clsact").await
 }
@@ -46,10 +80,13 @@ async fn every_path_works_with_clsact_and_bridged_pods() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_path_works_over_vxlan_between_nodes() -> Result<()> {
-    let lab = LabOptions { underlay: Underlay::Vxlan, offload: Offload::Off, ..LabOptions::default() };
-    let options = SceneOptions { lab, policy: true, ..SceneOptions::default() };
-    let mut scene = Scene::new(options, EXAMPLE).await?;
-    scene.expect_good_round().await
+    for network in [PodNetwork::Routed, PodNetwork::Ptp] {
+        let lab = LabOptions { underlay: Underlay::Vxlan, offload: Offload::Off, ..LabOptions::default() };
+        let options = SceneOptions { lab, network, policy: true, ..SceneOptions::default() };
+        let mut scene = Scene::new(options, EXAMPLE).await?;
+        scene.expect_good_round().await?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -81,8 +81,9 @@ impl Node {
         address::pod_prefixes(self.number)
     }
 
-    /// The addresses of the bridge of bridged pods.
-    pub fn bridge_address(&self) -> Pair {
+    /// The addresses that pods have their default routes through, where the node has some for that: on the bridge of
+    /// bridged pods, and on the host end of each pod of [`PodNetwork::Ptp`].
+    pub fn gateway_address(&self) -> Pair {
         address::pod(self.number, 1)
     }
 
@@ -91,7 +92,7 @@ impl Node {
     pub fn masquerade_address(&self, pods_node: u8, network: PodNetwork) -> Pair {
         match (pods_node == self.number, network, self.underlay) {
             (true, PodNetwork::Routed, _) | (false, _, Underlay::Direct) => self.address,
-            (true, PodNetwork::Bridged, _) => self.bridge_address(),
+            (true, PodNetwork::Bridged | PodNetwork::Ptp, _) => self.gateway_address(),
             (false, _, Underlay::Vxlan) => tunnel_end(self.number),
         }
     }
@@ -128,7 +129,7 @@ impl Node {
         if *there {
             return Ok(());
         }
-        let own = self.bridge_address();
+        let own = self.gateway_address();
         // A bridge without a hardware address of its own has the lowest one of its ports, so that a new pod
         // could change it, and the others' packets would go to the old one until they ask again.
         let hardware = format!("02:00:00:00:01:{:02x}", self.number);

@@ -20,6 +20,9 @@ pub enum PodNetwork {
     Routed,
     /// Ports of a Linux bridge that has the node's address of the pod range, as flannel and kindnet do it.
     Bridged,
+    /// A veth pair and a host route to each pod; every host end has the gateway's address, which stands alone there, and
+    /// the pod reaches its own subnet through that, too. As the CNI plugin `ptp` does it.
+    Ptp,
 }
 
 /// The hardware address of the node's end in routed pods: the next hop never needs to be asked for.
@@ -69,7 +72,7 @@ impl Pod {
                 ))?;
             }
             PodNetwork::Bridged => {
-                let gateway = node.bridge_address();
+                let gateway = node.gateway_address();
                 node.netns().ip(&format!(
                     "link add {device} type veth peer name eth0 netns {path}\n\
                      link set {device} master {BRIDGE}\n\
@@ -82,6 +85,34 @@ impl Pod {
                      route add default via {}\n\
                      route add default via {}\n",
                     inside.v4, inside.v6, gateway.v4, gateway.v6
+                ))?;
+            }
+            PodNetwork::Ptp => {
+                let gateway = node.gateway_address();
+                node.netns().ip(&format!(
+                    "link add {device} type veth peer name eth0 netns {path}\n\
+                     link set {device} up\n\
+                     address add {}/32 dev {device}\n\
+                     address add {}/128 dev {device} nodad\n\
+                     route add {}/32 dev {device} scope host\n\
+                     route add {}/128 dev {device}\n",
+                    gateway.v4, gateway.v6, inside.v4, inside.v6
+                ))?;
+                let [subnet4, subnet6] = node.pod_prefixes();
+                netns.ip(&format!(
+                    "link set eth0 up\n\
+                     address add {}/24 dev eth0 noprefixroute\n\
+                     address add {}/64 dev eth0 nodad noprefixroute\n\
+                     route add {gateway4}/32 dev eth0 scope link\n\
+                     route add {subnet4} via {gateway4}\n\
+                     route add default via {gateway4}\n\
+                     route add {gateway6}/128 dev eth0\n\
+                     route add {subnet6} via {gateway6}\n\
+                     route add default via {gateway6}\n",
+                    inside.v4,
+                    inside.v6,
+                    gateway4 = gateway.v4,
+                    gateway6 = gateway.v6,
                 ))?;
             }
         }

@@ -1,4 +1,5 @@
-//! A network policy in netfilter's FORWARD hook, as policy engines put it there.
+//! A network policy in netfilter's FORWARD hook, as policy engines put it there, and the rule that kubelet puts into
+//! INPUT and OUTPUT.
 
 use std::{
     collections::BTreeSet,
@@ -125,8 +126,21 @@ impl Policy {
              ip saddr @clients4 ip daddr @backends4 meta l4proto { tcp, udp, sctp } th dport @ports accept\n\
              ip6 saddr @clients6 ip6 daddr @backends6 meta l4proto { tcp, udp, sctp } th dport @ports accept\n\
              counter name dropped\n\
-             }\n}\n",
+             }\n",
         );
+        // kubelet's KUBE-FIREWALL: nobody but loopback addresses begins to loopback addresses (CVE-2020-8558).
+        for hook in ["input", "output"] {
+            write!(
+                rules,
+                "chain {hook} {{\n\
+                 type filter hook {hook} priority filter; policy accept;\n\
+                 ip daddr 127.0.0.0/8 ip saddr != 127.0.0.0/8 ct state != {{ established, related }} \
+                 ct status & dnat == 0 counter name dropped drop\n\
+                 }}\n"
+            )
+            .expect("writing to a string cannot fail");
+        }
+        rules.push_str("}\n");
         rules
     }
 }

@@ -51,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum, default_value_t)]
     pod_network: PodNetwork,
     /// A network policy in netfilter's FORWARD hook on both nodes: drops what is not from an allowed client
-    /// to a backend, and a pod that is not allowed asks too.
+    /// to a backend, and a pod that is not allowed asks too. With it kubelet's rule for loopback addresses.
     #[arg(long)]
     policy: bool,
     /// Checksum offload of the devices. With off, every checksum is computed and checked.
@@ -91,6 +91,8 @@ enum PodNetwork {
     Routed,
     /// Ports of a Linux bridge.
     Bridged,
+    /// As the CNI plugin ptp does it: each pod's host end has the gateway's address.
+    Ptp,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -141,6 +143,7 @@ impl Args {
         match self.pod_network {
             PodNetwork::Routed => net::PodNetwork::Routed,
             PodNetwork::Bridged => net::PodNetwork::Bridged,
+            PodNetwork::Ptp => net::PodNetwork::Ptp,
         }
     }
 
