@@ -62,10 +62,8 @@ impl KubeProxy {
             format!("--hostname-override={}", node.name()),
             "--detect-local-mode=ClusterCIDR".to_owned(),
             format!("--cluster-cidr={CLUSTER_CIDR}"),
-            // The timeouts and the size of conntrack are the machine's, which all nodes of the lab share.
+            // The size of conntrack is the machine's, which all nodes of the lab share.
             "--conntrack-max-per-core=0".to_owned(),
-            "--conntrack-tcp-timeout-established=0s".to_owned(),
-            "--conntrack-tcp-timeout-close-wait=0s".to_owned(),
             "--bind-address-hard-fail".to_owned(),
             "--oom-score-adj=0".to_owned(),
             // Means nftables too.

@@ -14,6 +14,12 @@ use crate::{
     net::{Agent, AgentCommand, AgentSource, Node, agent_binary},
 };
 
+/// Timeouts of connection tracking, in seconds, as the kernel has them in a new namespace: kube-proxy leaves its own.
+const KERNELS_TIMEOUTS: &[(&str, &str)] = &[
+    ("netfilter/nf_conntrack_tcp_timeout_established", "432000"),
+    ("netfilter/nf_conntrack_tcp_timeout_close_wait", "60"),
+];
+
 /// What runs on one node.
 #[derive(Debug)]
 enum Proxy {
@@ -78,6 +84,7 @@ impl Proxies {
             }
             let flushed = node.netns().command("conntrack").arg("-F").output().context("run conntrack")?;
             ensure!(flushed.status.success(), "conntrack -F: {}", String::from_utf8_lossy(&flushed.stderr));
+            node.netns().sysctls(KERNELS_TIMEOUTS)?;
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ mod ports;
 mod readiness;
 mod slices;
 mod topology;
+mod tracking;
 mod udp_flows;
 mod without_endpoints;
 
@@ -38,6 +39,7 @@ const AREAS: &[&[Scenario]] = &[
     udp_flows::SCENARIOS,
     topology::SCENARIOS,
     health::SCENARIOS,
+    tracking::SCENARIOS,
     disruption::SCENARIOS,
 ];
 
