@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::Path,
     time::{Duration, Instant},
 };
@@ -151,6 +151,12 @@ impl Scene {
         Ok(())
     }
 
+    /// The Events of the namespace `default`, where those about nodes are, too.
+    fn events(&self) -> Result<Vec<Event>> {
+        let events: Api<Event> = Api::default_namespaced(self.cluster.plane().client());
+        Ok(self.cluster.plane().runtime().run(async move { events.list(&ListParams::default()).await })?.items)
+    }
+
     fn scale(&self, replicas: usize) -> Result<()> {
         self.cluster.plane().kubectl(["scale", "deployment/web", &format!("--replicas={replicas}")]).map(drop)
     }
@@ -174,6 +180,10 @@ fn all_ready(endpoints: &[EndpointState], count: usize) -> bool {
 
 fn pods(endpoints: &[EndpointState]) -> BTreeSet<String> {
     endpoints.iter().filter_map(|endpoint| endpoint.pod.clone()).collect()
+}
+
+fn is_about(event: &Event, name: &str) -> bool {
+    event.regarding.as_ref().and_then(|object| object.name.as_deref()) == Some(name)
 }
 
 /// The failed requests that were sent in this span.
@@ -315,19 +325,15 @@ async fn nodes_get_an_event_when_agents_start_and_objects_when_they_cannot_be_us
     )?;
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let events: Api<Event> = Api::default_namespaced(scene.cluster.plane().client());
-        let listed = scene.cluster.plane().runtime().run(async move { events.list(&ListParams::default()).await })?;
-        let is_about = |event: &Event, name: &str| {
-            event.regarding.as_ref().and_then(|object| object.name.as_deref()) == Some(name)
-        };
+        let listed = scene.events()?;
         let starts = |event: &&Event| {
             event.reason.as_deref() == Some("Starting") && event.reporting_controller.as_deref() == Some("svclb")
         };
         let all_start = NODES.iter().all(|node| {
             let node = format!("node{node}");
-            listed.items.iter().filter(starts).any(|event| is_about(event, &node))
+            listed.iter().filter(starts).any(|event| is_about(event, &node))
         });
-        let unused = listed.items.iter().find(|event| is_about(event, "nobodys"));
+        let unused = listed.iter().find(|event| is_about(event, "nobodys"));
         if let Some(event) = unused.filter(|_| all_start) {
             assert_eq!(event.type_.as_deref(), Some("Warning"));
             assert_eq!(event.reason.as_deref(), Some("NoService"));
@@ -335,9 +341,53 @@ async fn nodes_get_an_event_when_agents_start_and_objects_when_they_cannot_be_us
             assert!(note.contains("service-name"), "{note}");
             break;
         }
-        ensure!(Instant::now() < deadline, "no Events about the slice and both nodes; there are {:?}", listed.items);
+        ensure!(Instant::now() < deadline, "no Events about the slice and both nodes; there are {listed:?}");
         sleep(Duration::from_millis(100)).await;
     }
     scene.wait_for_answers(&pods(&scene.cluster.endpoints("web")?)).await?;
+    scene.check()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_tell_of_ports_that_others_have_and_of_external_ips_that_are_not_admitted() -> Result<()> {
+    let mut taken = Vec::new();
+    let agent = |cluster: &LabCluster, logs: &Path| {
+        cluster.plane().apply([Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml")])?;
+        for address in ["0.0.0.0:10256", "127.0.0.1:10249"] {
+            taken.push(cluster.lab().node(1).netns().run(|| TcpListener::bind(address))?);
+        }
+        Ok(AgentCommand {
+            binary: agent_binary()?,
+            source: AgentSource::Kubeconfig(cluster.plane().agent_kubeconfig()),
+            more: vec!["--external-ip-cidrs=none".into()],
+            logs: logs.to_owned(),
+        })
+    };
+    let mut scene = Scene::with(agent).await?;
+    scene.cluster.plane().apply_yaml(
+        "{apiVersion: v1, kind: Service, metadata: {name: outside}, spec: {externalIPs: [203.0.113.9], ports: [{port: 80}]}}",
+    )?;
+    let wanted = [
+        ("node1", "FailedToStartProxierHealthcheck", "10256"),
+        ("node1", "FailedToStartMetricServer", "10249"),
+        ("outside", "ExternalIPNotAdmitted", "203.0.113.9"),
+    ];
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let listed = scene.events()?;
+        let missing = wanted.iter().find(|(about, reason, word)| {
+            !listed.iter().any(|event| {
+                is_about(event, about)
+                    && event.reason.as_deref() == Some(reason)
+                    && event.type_.as_deref() == Some("Warning")
+                    && event.note.as_deref().is_some_and(|note| note.contains(word))
+            })
+        });
+        let Some(missing) = missing else { break };
+        ensure!(Instant::now() < deadline, "no Event {missing:?}; there are {listed:?}");
+        sleep(Duration::from_millis(100)).await;
+    }
+    let of_node2 = |event: &Event| is_about(event, "node2") && event.type_.as_deref() == Some("Warning");
+    assert!(!scene.events()?.iter().any(of_node2), "there both ports are free");
     scene.check()
 }
