@@ -81,17 +81,7 @@ struct Scene {
 impl Scene {
     /// With agents as `deploy/` has them.
     async fn new() -> Result<Self> {
-        let rights = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml");
-        let agent = |cluster: &LabCluster, logs: &Path| {
-            cluster.plane().apply([&rights])?;
-            Ok(AgentCommand {
-                binary: agent_binary()?,
-                source: AgentSource::Kubeconfig(cluster.plane().agent_kubeconfig()),
-                more: Vec::new(),
-                logs: logs.to_owned(),
-            })
-        };
-        Self::with(agent).await
+        Self::with(as_deployed(&[])).await
     }
 
     /// With agents that are started as `agent` says, whose files may be in the folder that it is given.
@@ -165,6 +155,20 @@ impl Scene {
     fn check(&mut self) -> Result<()> {
         self.agents.iter_mut().try_for_each(Agent::check)?;
         self.cluster.plane().check()
+    }
+}
+
+/// How agents are started with the rights of `deploy/`, and with more arguments.
+fn as_deployed(more: &[&str]) -> impl Fn(&LabCluster, &Path) -> Result<AgentCommand> {
+    let more = more.iter().map(Into::into).collect::<Vec<_>>();
+    move |cluster, logs| {
+        cluster.plane().apply([Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml")])?;
+        Ok(AgentCommand {
+            binary: agent_binary()?,
+            source: AgentSource::Kubeconfig(cluster.plane().agent_kubeconfig()),
+            more: more.clone(),
+            logs: logs.to_owned(),
+        })
     }
 }
 
@@ -352,16 +356,10 @@ async fn nodes_get_an_event_when_agents_start_and_objects_when_they_cannot_be_us
 async fn events_tell_of_ports_that_others_have_and_of_external_ips_that_are_not_admitted() -> Result<()> {
     let mut taken = Vec::new();
     let agent = |cluster: &LabCluster, logs: &Path| {
-        cluster.plane().apply([Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml")])?;
         for address in ["0.0.0.0:10256", "127.0.0.1:10249"] {
             taken.push(cluster.lab().node(1).netns().run(|| TcpListener::bind(address))?);
         }
-        Ok(AgentCommand {
-            binary: agent_binary()?,
-            source: AgentSource::Kubeconfig(cluster.plane().agent_kubeconfig()),
-            more: vec!["--external-ip-cidrs=none".into()],
-            logs: logs.to_owned(),
-        })
+        as_deployed(&["--external-ip-cidrs=none"])(cluster, logs)
     };
     let mut scene = Scene::with(agent).await?;
     scene.cluster.plane().apply_yaml(
@@ -389,5 +387,44 @@ async fn events_tell_of_ports_that_others_have_and_of_external_ips_that_are_not_
     }
     let of_node2 = |event: &Event| is_about(event, "node2") && event.type_.as_deref() == Some("Warning");
     assert!(!scene.events()?.iter().any(of_node2), "there both ports are free");
+    scene.check()
+}
+
+/// Makes the Node of node 1 anew with these podCIDRs, which a Node cannot change.
+fn renumber(cluster: &LabCluster, prefixes: [&str; 2]) -> Result<()> {
+    cluster.plane().kubectl(["delete", "node", "node1"])?;
+    let [v4, v6] = prefixes;
+    cluster.plane().apply_yaml(&format!(
+        "{{apiVersion: v1, kind: Node, metadata: {{name: node1}}, spec: {{podCIDR: '{v4}', podCIDRs: ['{v4}', '{v6}']}}}}"
+    ))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn local_sources_follow_the_pod_cidrs_of_the_node() -> Result<()> {
+    let mut scene = Scene::with(as_deployed(&["--detect-local-mode=NodeCIDR"])).await?;
+    let (own, elsewhere) = (scene.cluster.lab().node(1).pod_prefixes(), ["10.250.1.0/24", "fd00:10:250:1::/64"]);
+    let own = [own[0].as_str(), own[1].as_str()];
+    for (step, (prefixes, hidden)) in [(own, false), (elsewhere, true), (own, false)].into_iter().enumerate() {
+        if step > 0 {
+            renumber(&scene.cluster, prefixes)?;
+        }
+        for route in scene.routes()?.iter().filter(|route| route.name.starts_with("pod to")) {
+            let pod = scene.client.address().of_family(route.to.ip());
+            let deadline = Instant::now() + Duration::from_secs(30);
+            loop {
+                let outcome = match route.protocol {
+                    Protocol::Udp => route.client.udp(route.to).await,
+                    _ => route.client.http(route.to).await,
+                };
+                // Pods of a Node that goes end, and others take their place.
+                if outcome.as_ref().is_ok_and(|reply| (reply.answer.client.ip() != pod) == hidden) {
+                    break;
+                }
+                let found = outcome.map(|reply| reply.answer.client);
+                ensure!(Instant::now() < deadline, "{}, podCIDRs {prefixes:?}: {found:?}", route.name);
+                sleep(Duration::from_millis(20)).await;
+            }
+        }
+    }
     scene.check()
 }
