@@ -3,6 +3,8 @@
 
 use std::{
     collections::BTreeSet,
+    ffi::OsStr,
+    fs,
     net::{IpAddr, SocketAddr, TcpListener},
     path::Path,
     time::{Duration, Instant},
@@ -426,5 +428,59 @@ async fn local_sources_follow_the_pod_cidrs_of_the_node() -> Result<()> {
             }
         }
     }
+    scene.check()
+}
+
+/// The cluster IP of a Service that is made by one of two API servers, and its manifest.
+fn by_hand_at(address: &str, endpoints: &[EndpointState]) -> String {
+    by_hand(endpoints).replace(BY_HAND, address).replace("by-hand", &format!("by-hand-{}", address.replace('.', "-")))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn agents_turn_to_the_other_api_server_when_theirs_dies_and_back_again() -> Result<()> {
+    let mut second = None;
+    let agent = |cluster: &LabCluster, logs: &Path| {
+        let first = cluster.plane().servers().first().context("the API server has an address")?.clone();
+        let other = second.insert(cluster.plane().start_second_api_server()?);
+        as_deployed(&[&format!("--api-server={first},{}", other.url())])(cluster, logs)
+    };
+    let mut scene = Scene::with(agent).await?;
+    let endpoints = scene.cluster.endpoints("web")?;
+    scene.wait_for_answers(&pods(&endpoints)).await?;
+    let start = Instant::now();
+    let requests = Timeline::start(scene.routes()?, PAUSE);
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("service.yaml");
+    let inside = Client::new(scene.client.netns(), DEADLINE);
+    let plane = scene.cluster.plane();
+    for (round, address) in ["10.96.99.1", "10.96.99.2"].into_iter().enumerate() {
+        // First the one that the agents follow dies, then the one that they have turned to.
+        let alive = if round == 0 {
+            plane.stop_api_server();
+            second.as_ref().context("it runs")?.url().to_owned()
+        } else {
+            plane.start_api_server()?;
+            second = None;
+            plane.servers().first().context("the API server has an address")?.clone()
+        };
+        let dead = Instant::now();
+        fs::write(&file, by_hand_at(address, &endpoints))?;
+        plane.kubectl([
+            OsStr::new("--server"),
+            OsStr::new(&alive),
+            "apply".as_ref(),
+            "-f".as_ref(),
+            file.as_os_str(),
+        ])?;
+        let to = SocketAddr::new(address.parse()?, 80);
+        while let Err(failure) = inside.http(to).await {
+            ensure!(dead.elapsed() < CAUGHT_UP_WITHIN, "a Service of the other API server does not work: {failure}");
+            sleep(Duration::from_millis(100)).await;
+        }
+        eprintln!("a Service of the other API server worked {:?} after one had died", dead.elapsed());
+    }
+    let records = requests.stop().await;
+    let failed = records.iter().filter(|record| record.outcome.is_err());
+    assert_eq!(describe(failed, start), "", "no request may fail");
     scene.check()
 }

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use super::{
     binary::{self, kube_binary},
     certificates::Certificates,
-    control_plane::{AGENT_ACCOUNT, API_PORT, KUBE_PROXY_ACCOUNT, SERVICE_RANGES, server_url},
+    control_plane::{AGENT_ACCOUNT, ApiServer, KUBE_PROXY_ACCOUNT, SERVICE_RANGES},
     daemon::Daemon,
     kubeconfig::{self, Proof},
     runtime::NamespaceRuntime,
@@ -83,7 +83,7 @@ impl Plan {
             folder,
         };
         plan.write_accounts()?;
-        let server = server_url(advertised);
+        let server = ApiServer::FIRST.url(advertised);
         let authority = &plan.certificates.authority;
         for (path, user, token) in [
             (plan.admin_kubeconfig(), "admin", ADMIN_TOKEN),
@@ -122,12 +122,15 @@ impl Plan {
         fs::write(self.path("tokens.csv"), lines).context("write the list of tokens")
     }
 
-    pub(super) fn client(&self, runtime: &NamespaceRuntime) -> Result<Client> {
+    pub(super) fn client(&self, runtime: &NamespaceRuntime, server: &ApiServer) -> Result<Client> {
         let kubeconfig = Kubeconfig::read_from(self.admin_kubeconfig()).context("read the admin's kubeconfig")?;
+        let advertised = self.addresses.first().context("a control plane needs an address")?;
+        let url = server.url(*advertised).parse().context("make the URL of an API server")?;
         runtime.run(async move {
-            let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+            let mut config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
                 .await
                 .context("make a client's configuration from the admin's kubeconfig")?;
+            config.cluster_url = url;
             Client::try_from(config).context("make a client for the API server")
         })
     }
@@ -156,14 +159,15 @@ impl Plan {
         Daemon::start("etcd", command, self.folder.path())
     }
 
-    pub(super) fn start_api_server(&self) -> Result<Daemon> {
+    pub(super) fn start_api_server(&self, server: &ApiServer) -> Result<Daemon> {
         let advertised = self.addresses.first().context("a control plane needs an address")?;
         let files = &self.certificates;
         let mut command = self.command("kube-apiserver");
         command.args([
             "--etcd-servers=http://127.0.0.1:2379".to_owned(),
             format!("--bind-address={}", listen_address(&self.addresses)),
-            format!("--secure-port={API_PORT}"),
+            format!("--secure-port={}", server.port),
+            format!("--endpoint-reconciler-type={}", server.reconciler),
             format!("--advertise-address={advertised}"),
             format!("--tls-cert-file={}", files.server.display()),
             format!("--tls-private-key-file={}", files.server_key.display()),
@@ -176,7 +180,7 @@ impl Plan {
             "--allow-privileged=true".to_owned(),
             "--profiling=false".to_owned(),
         ]);
-        Daemon::start("kube-apiserver", command, self.folder.path())
+        Daemon::start(server.name, command, self.folder.path())
     }
 
     pub(super) fn start_controllers(&self) -> Result<Daemon> {

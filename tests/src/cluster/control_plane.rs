@@ -56,9 +56,9 @@ impl ControlPlane {
     pub fn start(netns: &Netns, addresses: &[IpAddr]) -> Result<Self> {
         let plan = Plan::make(netns, addresses)?;
         let runtime = NamespaceRuntime::new(netns)?;
-        let client = plan.client(&runtime)?;
+        let client = plan.client(&runtime, &ApiServer::FIRST)?;
         let etcd = plan.start_etcd()?;
-        let mut api_server = plan.start_api_server()?;
+        let mut api_server = plan.start_api_server(&ApiServer::FIRST)?;
         wait_until_ready(&runtime, &client, &mut api_server)?;
         let mut controllers = plan.start_controllers()?;
         let scheduler = plan.start_scheduler()?;
@@ -91,7 +91,7 @@ impl ControlPlane {
 
     /// Where the API server listens, as a URL, once per address.
     pub fn servers(&self) -> Vec<String> {
-        self.plan.addresses.iter().map(|&address| server_url(address)).collect()
+        self.plan.addresses.iter().map(|&address| ApiServer::FIRST.url(address)).collect()
     }
 
     /// The kubeconfig of an administrator.
@@ -155,11 +155,20 @@ impl ControlPlane {
     pub fn start_api_server(&self) -> Result<()> {
         let mut running = lock(&self.api_server);
         if running.is_none() {
-            let mut started = self.plan.start_api_server()?;
+            let mut started = self.plan.start_api_server(&ApiServer::FIRST)?;
             wait_until_ready(&self.runtime, &self.client, &mut started)?;
             *running = Some(started);
         }
         Ok(())
+    }
+
+    /// Starts a second API server on the same etcd, of which nobody in the cluster knows, and waits until it is ready.
+    pub fn start_second_api_server(&self) -> Result<SecondApiServer> {
+        let client = self.plan.client(&self.runtime, &ApiServer::SECOND)?;
+        let mut daemon = self.plan.start_api_server(&ApiServer::SECOND)?;
+        wait_until_ready(&self.runtime, &client, &mut daemon)?;
+        let &address = self.plan.addresses.first().context("a control plane has an address")?;
+        Ok(SecondApiServer { _daemon: daemon, url: ApiServer::SECOND.url(address) })
     }
 
     /// An error with the end of the log of a component that has ended though nobody stopped it.
@@ -235,9 +244,35 @@ fn http_get(path: &str) -> Result<Request<Vec<u8>>> {
     Request::get(path).body(Vec::new()).with_context(|| format!("make a request for {path}"))
 }
 
-/// Where the API server at `address` listens.
-pub(super) fn server_url(address: IpAddr) -> String {
-    format!("https://{}", SocketAddr::new(address, API_PORT))
+/// A second API server that runs. Dropping it kills it.
+pub struct SecondApiServer {
+    _daemon: Daemon,
+    url: String,
+}
+
+impl SecondApiServer {
+    /// Where it listens.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+/// What is different of two API servers in one namespace.
+pub(super) struct ApiServer {
+    pub(super) name: &'static str,
+    pub(super) port: u16,
+    /// Whether it takes care of the endpoints of the Service `kubernetes`.
+    pub(super) reconciler: &'static str,
+}
+
+impl ApiServer {
+    pub(super) const FIRST: Self = Self { name: "kube-apiserver", port: API_PORT, reconciler: "lease" };
+    pub(super) const SECOND: Self = Self { name: "kube-apiserver-2", port: API_PORT + 1, reconciler: "none" };
+
+    /// Where it listens at `address`.
+    pub(super) fn url(&self, address: IpAddr) -> String {
+        format!("https://{}", SocketAddr::new(address, self.port))
+    }
 }
 
 /// A test that panicked while it held the lock leaves a daemon that is still good.
