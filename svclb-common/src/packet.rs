@@ -42,6 +42,10 @@ pub trait Packet {
     /// Makes room for `bytes` between the link-layer header, which ends at `l3`, and the rest.
     fn insert(&mut self, l3: usize, bytes: u32) -> Option<()>;
 
+    /// Sends a copy of the packet into the node, by the device at whose hook it is: it will pass the hooks of that device
+    /// as a packet that comes in, after this one has passed. `None` if there is no memory for it.
+    fn copy_into_node(&mut self) -> Option<()>;
+
     /// Whether it stands for several segments that a device will cut (GSO).
     fn is_segmented(&self) -> bool;
 

@@ -42,6 +42,7 @@ impl Verdict {
             Self::DROP => Self::Drop(DropReason::from_number(number)),
             Self::REFUSE if number == Refusal::UnknownPort as u8 => Self::Refuse(Refusal::UnknownPort),
             Self::REFUSE if number == Refusal::StaleAssociation as u8 => Self::Refuse(Refusal::StaleAssociation),
+            Self::REFUSE if number == Refusal::GoneBackend as u8 => Self::Refuse(Refusal::GoneBackend),
             Self::REFUSE => Self::Refuse(Refusal::NoEndpoint),
             _ if number == 1 => Self::Translate,
             _ if number == 2 => Self::Answer,
@@ -60,6 +61,24 @@ pub enum Refusal {
     UnknownPort = Counter::RefusedUnknownPort as u8,
     /// See [`Counter::RefusedStaleAssociation`].
     StaleAssociation = Counter::RefusedStaleAssociation as u8,
+    /// See [`Counter::RefusedGoneBackend`].
+    GoneBackend = Counter::RefusedGoneBackend as u8,
+}
+
+impl Refusal {
+    /// All reasons.
+    pub const ALL: &[Self] = &[Self::NoEndpoint, Self::UnknownPort, Self::StaleAssociation, Self::GoneBackend];
+
+    /// The counter of its refusals.
+    #[inline(always)]
+    pub const fn counter(self) -> Counter {
+        match self {
+            Self::NoEndpoint => Counter::RefusedNoEndpoint,
+            Self::UnknownPort => Counter::RefusedUnknownPort,
+            Self::StaleAssociation => Counter::RefusedStaleAssociation,
+            Self::GoneBackend => Counter::RefusedGoneBackend,
+        }
+    }
 }
 
 /// Declares counters: a number once given is never used for something else.
@@ -153,6 +172,9 @@ counters! {
     RefusedSocket = 32 "refused_socket",
     /// Refused with an ABORT: the backend of this SCTP association no longer serves.
     RefusedStaleAssociation = 33 "refused_stale_association",
+    /// TCP connections cut, by a reset to both sides: the backend no longer serves, and the Service asks for it. A side
+    /// that speaks on is reset again, and counted.
+    RefusedGoneBackend = 34 "refused_gone_backend",
     /// Drop: a traffic policy allows only endpoints of this node, and there is none.
     NoLocalEndpoint = 40 "drop_no_local_endpoint",
     /// Drop: the client is outside the Service's source ranges.
@@ -256,7 +278,7 @@ mod tests {
     #[test]
     fn verdicts_survive_being_numbers() {
         let plain = [Verdict::Pass, Verdict::Translate, Verdict::Answer];
-        let refusals = [Refusal::NoEndpoint, Refusal::UnknownPort, Refusal::StaleAssociation].map(Verdict::Refuse);
+        let refusals = Refusal::ALL.iter().copied().map(Verdict::Refuse);
         let drops = DropReason::ALL.iter().copied().map(Verdict::Drop);
         for verdict in plain.into_iter().chain(refusals).chain(drops) {
             assert_eq!(Verdict::from_bits(verdict.to_bits()), verdict);

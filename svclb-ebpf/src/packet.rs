@@ -7,8 +7,8 @@
 
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
-    bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head, bpf_skb_change_tail,
-    bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_clone_redirect, bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head,
+    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -17,6 +17,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `BPF_F_PSEUDO_HDR`: the checksum covers a pseudo header.
 const PSEUDO_HEADER: u64 = 1 << 4;
+/// `BPF_F_INGRESS`: a packet is redirected to where packets of the device come in.
+const INGRESS: u64 = 1;
 /// `BPF_ADJ_ROOM_MAC`: room between link layer and network header.
 const ROOM_MAC: u32 = 1;
 /// Headers end before this offset, a bound that the verifier needs.
@@ -144,6 +146,12 @@ impl Packet for Skb {
             TWO_TAGS => self.move_to_head::<[u8; TWO_TAGS]>(bytes),
             _ => None,
         }
+    }
+
+    #[inline(always)]
+    fn copy_into_node(&mut self) -> Option<()> {
+        // SAFETY: the helper checks everything. The copy waits in the queue of this CPU.
+        (unsafe { bpf_clone_redirect(self.ctx, self.device(), INGRESS) } == 0).then_some(())
     }
 
     #[inline(always)]

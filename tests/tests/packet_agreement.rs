@@ -123,6 +123,7 @@ fn services(v6: bool, protocol: u8) -> Vec<ServiceSpec> {
         affinity,
         ranges: Vec::new(),
     };
+    let cut = if protocol == TCP { flag::CUT } else { 0 };
     let network = if v6 { "2001:db8:2::" } else { "198.51.100.0" };
     let mut guarded = spec(4, vec![backend(1, 8004)], flag::SOURCE_RANGES, 0);
     guarded.ranges = vec![(if v6 { 48 } else { 24 }, network.parse().expect("an address"))];
@@ -131,7 +132,7 @@ fn services(v6: bool, protocol: u8) -> Vec<ServiceSpec> {
         spec(2, Vec::new(), 0, 0),
         spec(3, vec![backend(1, 8003)], flag::INTERNAL_LOCAL | flag::EXTERNAL_LOCAL, 0),
         guarded,
-        spec(5, (0..8).map(|n| backend(n % 2, 8050 + n as u16)).collect(), 0, 60),
+        spec(5, (0..8).map(|n| backend(n % 2, 8050 + n as u16)).collect(), cut, 60),
         spec(6, vec![backend(2, 8006)], 0, 0),
     ]
 }
@@ -366,8 +367,9 @@ fn change(pair: &mut Pair, dice: &mut Dice) {
             pair.both(|world, _| world.wait(seconds));
         }
         1 | 2 => {
-            let flags = [0, 0, config_flag::MASQUERADE_ALL, config_flag::LOCAL_BY_DEVICE]
-                .map(|flag| if dice.one_in(2) { flag | config_flag::PING_SERVICES } else { flag });
+            let flags =
+                [0, config_flag::CUT, config_flag::CUT | config_flag::MASQUERADE_ALL, config_flag::LOCAL_BY_DEVICE]
+                    .map(|flag| if dice.one_in(2) { flag | config_flag::PING_SERVICES } else { flag });
             let (flags, cidrs) = (dice.of(&flags), dice.below(2) as u32);
             pair.both(|world, _| {
                 world.configure(|config| {
@@ -398,16 +400,16 @@ fn change(pair: &mut Pair, dice: &mut Dice) {
     }
 }
 
-/// A flow that loses what it had: UDP and SCTP their endpoint, TCP its connection; then its client sends again. And a
-/// client that reaches the only endpoint of a Service in two ways.
+/// A flow that loses what it had, its endpoint, or in TCP its connection; then both sides send again. And a client that
+/// reaches the only endpoint of a Service in two ways.
 fn afresh(pair: &mut Pair, dice: &mut Dice) {
     let v6 = dice.one_in(2);
     let from = client(dice, v6);
-    for protocol in [UDP, SCTP] {
+    for protocol in [TCP, UDP, SCTP] {
         let spec = &services(v6, protocol)[4];
         let (number, first) = base(protocol);
         let request = make(protocol, from, spec.frontends[0].0);
-        let begin = if protocol == SCTP { request.clone().syn() } else { request.clone() }.bytes();
+        let begin = if protocol == UDP { request.clone() } else { request.clone().syn() }.bytes();
         let sent = pair.run(true, Port::Pod, &begin);
         if !sent.moved.contains_key("request_translated") {
             continue;
@@ -417,6 +419,7 @@ fn afresh(pair: &mut Pair, dice: &mut Dice) {
         let gone = u32::from(backend.port() - 8050);
         pair.both(|world, scene| scene.drop_backends(world, v6, first + 40 + gone, 1));
         for again in [request.bytes(), begin] {
+            pair.run(false, Port::Pod, &make(protocol, backend, from).bytes());
             pair.run(true, Port::Pod, &again);
         }
         pair.both(|world, scene| scene.write_at(world, spec, number + 4, first + 40, 0));
@@ -471,6 +474,7 @@ fn host_and_kernel_agree_byte_for_byte() {
             let network = [0xfd00_0010_u32.to_be(), 0x0096_0000_u32.to_be(), 0, 0];
             let mask = [u32::MAX, u32::MAX, u32::MAX, 0xffff_0000_u32.to_be()];
             config.service_cidrs6[0] = Prefix { network: Addr6(network), mask: Addr6(mask) };
+            config.flags = config_flag::CUT;
         });
         for v6 in [false, true] {
             for protocol in [TCP, UDP, SCTP] {

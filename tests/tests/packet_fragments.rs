@@ -369,8 +369,14 @@ fn fragments_that_need_no_other_source_bear_the_mark_and_others_do_not() {
             Scene::default().add(&mut world, &net.service(17));
             let Machine::Host(env) = &world.machine else { unreachable!("a world on the host") };
             for fragment in CUT.of(&long(net.client, frontend).bytes()) {
-                let mut packet =
-                    HostPacket { bytes: fragment, summed: Summed::Whole, segmented: false, device: 1, mark: 77 };
+                let mut packet = HostPacket {
+                    bytes: fragment,
+                    summed: Summed::Whole,
+                    segmented: false,
+                    device: 1,
+                    mark: 77,
+                    copies: Vec::new(),
+                };
                 assert_eq!(env.run(true, &mut packet, port.ingress().0), Verdict::Translate);
                 assert_eq!(packet.mark, mark, "{frontend}");
             }
@@ -386,7 +392,14 @@ fn a_sum_of_the_whole_packet_that_a_device_gave_stays_right() {
         let Machine::Host(env) = &world.machine else { unreachable!("a world on the host") };
         for fragment in CUT.of(&long(net.client, net.cluster).bytes()) {
             let before = Summed::Complete(checksum::sum(&fragment[14..]));
-            let mut packet = HostPacket { bytes: fragment, summed: before, segmented: false, device: 1, mark: 0 };
+            let mut packet = HostPacket {
+                bytes: fragment,
+                summed: before,
+                segmented: false,
+                device: 1,
+                mark: 0,
+                copies: Vec::new(),
+            };
             assert_eq!(env.run(true, &mut packet, Attachment::ETHERNET), Verdict::Translate);
             let Summed::Complete(sum) = packet.summed else { unreachable!("it stays what it is") };
             let difference = checksum::difference(sum, checksum::sum(&packet.bytes[14..]));

@@ -66,9 +66,9 @@ fn first<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Option<Verd
     Some(if concerned { drop(env, DropReason::FragmentedHeader) } else { pass(env, Counter::NoService) })
 }
 
-/// Enters what became of a first fragment, which was in `work` when it came.
+/// Enters what became of a first fragment, which was in `work` when it came: it was `translated`, or goes no further.
 #[inline(never)]
-pub fn remember<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &Work<A>, verdict: Verdict) {
+pub fn remember<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &Work<A>, translated: bool) {
     let mut entry = Fragment {
         seen: env.now().0,
         header_end: work.piece.header_end as u16,
@@ -77,9 +77,7 @@ pub fn remember<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, 
     };
     let key = work.datagram;
     let at = if key.hook == hook::INGRESS { A::DESTINATION } else { A::SOURCE };
-    if verdict == Verdict::Translate
-        && let Some(address) = packet.read(work.headers.l3 + at)
-    {
+    if translated && let Some(address) = packet.read(work.headers.l3 + at) {
         entry.address = address;
         entry.flags = if packet.mark() == env.config().mark { fate::MARKED } else { 0 };
         if at_bridge_port(work) {

@@ -8,13 +8,14 @@
 //! backend, as they do under kube-proxy.
 //!
 //! ICMP errors quote a translated packet and are translated with it ([`icmp`]); packets that nobody
-//! serves are answered by [`refuse`]. What is sent to a Service's address and belongs to no port of it, and what is sent
+//! serves are answered by [`refuse`], and connections whose backend is gone may be [`cut`]. What is sent to a Service's address and belongs to no port of it, and what is sent
 //! to an address that only Services may have, is a matter of [`portless`].
 //! Of a datagram in fragments the first one is processed as if it were the whole, and the others follow it
 //! ([`fragment`]).
 //!
 //! Processes of the node itself are served before there is a packet ([`socket`]).
 
+pub mod cut;
 pub mod fragment;
 pub mod icmp;
 pub mod masquerade;
@@ -22,10 +23,13 @@ pub mod portless;
 pub mod refuse;
 pub mod reply;
 pub mod request;
+pub mod reset;
 pub mod socket;
 
 use self::refuse::Answer;
+use self::reset::Reset;
 use crate::addr::{Addr4, Addr6, Address};
+use crate::conntrack::Direction;
 use crate::env::{Env, ServiceEvent, Tables};
 use crate::flow_table::{Lookup, NewFlow};
 use crate::interest;
@@ -34,7 +38,7 @@ use crate::parse::{self, Headers, Piece};
 use crate::schema::{FragmentKey, hook};
 use crate::select::{Choice, Chosen};
 use crate::snat_port::Claim;
-use crate::verdict::{Counter, DropReason, Verdict};
+use crate::verdict::{Counter, DropReason, Refusal, Verdict};
 
 /// What a program knows of the device it is attached to; constant in each entry point.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -89,6 +93,8 @@ pub struct Work<A: Address> {
     pub chosen: Chosen<A>,
     /// The port that it is to be sent from.
     pub claim: Claim<A>,
+    /// Of a connection that is cut: the reset that enters the node, and the one that leaves it.
+    pub resets: [Reset<A>; 2],
     /// The device's program.
     pub attachment: Attachment,
     /// Index of the device.
@@ -163,6 +169,9 @@ pub fn ingress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachmen
     }
 }
 
+/// The verdict of a packet that cuts its connection.
+const CUT: u16 = Verdict::Refuse(Refusal::GoneBackend).to_bits();
+
 /// The steps that decide, and then those that turn the packet into an answer: one after the other, so that their
 /// stacks do not add up.
 #[inline(always)]
@@ -179,10 +188,12 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     let verdict = if let Some(verdict) = read(packet, env, hook::INGRESS, l3, work) {
         verdict.to_bits()
     } else {
-        let verdict = decide_at_ingress(packet, env, work);
-        leave(packet, env, work, verdict).to_bits()
+        let verdict = decide_at_ingress(packet, env, work).to_bits();
+        leave(packet, env, work, verdict);
+        verdict
     };
     match Verdict::from_bits(verdict) {
+        Verdict::Refuse(Refusal::GoneBackend) => cut::cut(packet, env, work, Direction::Original),
         Verdict::Refuse(why) => refuse::refuse(packet, env, work, why),
         Verdict::Answer => portless::answer(packet, env, work),
         verdict => verdict,
@@ -209,13 +220,12 @@ fn read<A: Answer, P: Packet, E: Env + Tables<A>>(
     }
 }
 
-/// What is left to do for a packet that has its verdict.
+/// What is left to do for a packet that has its verdict ([`Verdict::to_bits`]).
 #[inline(always)]
-fn leave<A: Answer, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &Work<A>, verdict: Verdict) -> Verdict {
-    if verdict != Verdict::Pass && work.headers.fragment != 0 {
-        fragment::remember(packet, env, work, verdict);
+fn leave<A: Answer, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &Work<A>, verdict: u16) {
+    if verdict != Verdict::Pass.to_bits() && work.headers.fragment != 0 {
+        fragment::remember(packet, env, work, verdict == Verdict::Translate.to_bits());
     }
-    verdict
 }
 
 #[inline(always)]
@@ -253,16 +263,18 @@ pub fn egress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachment
         return pass(env, Counter::Marked);
     }
     match network_layer(packet, attachment) {
-        Ok((false, l3)) => egress_of(packet, env, l3, &mut scratch.v4),
-        Ok((true, l3)) => egress_of(packet, env, l3, &mut scratch.v6),
+        Ok((false, l3)) => egress_of(packet, env, attachment, l3, &mut scratch.v4),
+        Ok((true, l3)) => egress_of(packet, env, attachment, l3, &mut scratch.v6),
         Err(why) => pass(env, why),
     }
 }
 
+/// As [`ingress_of`]; the one refusal that there is at egress is that of a connection which is cut.
 #[inline(always)]
 fn egress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     packet: &mut P,
     env: &E,
+    attachment: Attachment,
     l3: usize,
     work: &mut Work<A>,
 ) -> Verdict {
@@ -270,8 +282,13 @@ fn egress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     if let Some(verdict) = read(packet, env, hook::EGRESS, l3, work) {
         return verdict;
     }
-    let verdict = whole_egress(packet, env, work);
-    leave(packet, env, work, verdict)
+    let verdict = whole_egress(packet, env, work).to_bits();
+    leave(packet, env, work, verdict);
+    if verdict == CUT {
+        work.attachment = attachment;
+        return cut::cut(packet, env, work, Direction::Reply);
+    }
+    Verdict::from_bits(verdict)
 }
 
 #[inline(always)]

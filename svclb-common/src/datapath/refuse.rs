@@ -11,14 +11,15 @@
 
 mod sctp;
 
+use super::reset::Reset;
 use super::{Work, drop};
-use crate::addr::{Addr4, Addr6, Be16, Be32};
+use crate::addr::{Addr4, Addr6, Be16};
 use crate::checksum::{add, fold16, sum};
 use crate::env::{Env, Tables};
 use crate::packet::Packet;
 use crate::parse::{Headers, Network};
 use crate::rewrite::is_partial;
-use crate::verdict::{Counter, DropReason, Refusal, Verdict};
+use crate::verdict::{DropReason, Refusal, Verdict};
 use crate::wire::ethernet::{Ethernet, Mac};
 use crate::wire::{icmp, ipv4, ipv6, protocol, tcp, udp};
 use zerocopy::IntoBytes;
@@ -51,17 +52,13 @@ pub fn refuse<A: Answer, P: Packet, E: Env + Tables<A>>(
     if done.is_none() || (work.attachment.ethernet && turn_around(packet).is_none()) {
         return drop(env, DropReason::RefusalFailed);
     }
-    env.count(match why {
-        Refusal::NoEndpoint => Counter::RefusedNoEndpoint,
-        Refusal::UnknownPort => Counter::RefusedUnknownPort,
-        Refusal::StaleAssociation => Counter::RefusedStaleAssociation,
-    });
+    env.count(why.counter());
     Verdict::Refuse(why)
 }
 
 /// Why a packet gets no answer, if it gets none.
 #[inline(never)]
-fn unanswered<A: Answer, E: Env>(env: &E, headers: &Headers<A>) -> Option<DropReason> {
+pub(super) fn unanswered<A: Answer, E: Env>(env: &E, headers: &Headers<A>) -> Option<DropReason> {
     if headers.is_reset() || headers.source.is_group() || headers.destination.is_group() {
         return Some(DropReason::NotAnswered);
     }
@@ -79,45 +76,20 @@ pub(super) fn turn_around<P: Packet>(packet: &mut P) -> Option<()> {
 
 /// Sum of the pseudo header of a packet from `source` to `destination`.
 #[inline(always)]
-fn pseudo_header<A: Network>(source: A, destination: A, protocol: u8, length: u32) -> u32 {
+pub(super) fn pseudo_header<A: Network>(source: A, destination: A, protocol: u8, length: u32) -> u32 {
     let ends = add(source.sum(), destination.sum());
     add(ends, add(Be16::new(protocol as u16).0 as u32, Be16::new(length as u16).0 as u32))
 }
 
-/// Makes a TCP reset (RFC 9293 section 3.5.2) in place: the network header stays, turned around, so that
-/// the transport header keeps its offset, on which the device's work depends.
+/// Turns a packet into the TCP reset that answers it.
 #[inline(never)]
 fn reset<A: Answer, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Option<()> {
     let request: tcp::Tcp = packet.read(headers.l4)?;
     let partial = is_partial(packet, headers.checksum())?;
-    let flags = request.flags;
-    let occupied = headers.payload.saturating_sub((request.offset >> 4) as u32 * 4)
-        + (flags & tcp::flag::SYN != 0) as u32
-        + (flags & tcp::flag::FIN != 0) as u32;
-    let (sequence, acknowledgement, flags) = if flags & tcp::flag::ACK != 0 {
-        (request.acknowledgement, Be32(0), tcp::flag::RST)
-    } else {
-        (Be32(0), Be32::new(request.sequence.get().wrapping_add(occupied)), tcp::flag::RST | tcp::flag::ACK)
-    };
     packet.resize((headers.l4 + tcp::LENGTH) as u32)?;
-    A::turn_around(packet, headers, tcp::LENGTH as u16)?;
-    if A::IS_V6 && headers.fragment != 0 {
-        packet.write(headers.fragment as usize, &Be16::ZERO)?; // the answer is whole (RFC 6946)
-    }
-    let mut answer = tcp::Tcp {
-        source: headers.destination_port,
-        destination: headers.source_port,
-        sequence,
-        acknowledgement,
-        offset: 5 << 4,
-        flags,
-        window: Be16::ZERO,
-        checksum: 0,
-        urgent: Be16::ZERO,
-    };
-    let pseudo = pseudo_header(headers.destination, headers.source, protocol::TCP, tcp::LENGTH as u32);
-    answer.checksum = if partial { fold16(pseudo) } else { !fold16(add(pseudo, sum(answer.as_bytes()))) };
-    packet.write(headers.l4, &answer)
+    let mut answer = Reset { from: headers.receiver(), to: headers.sender(), partial, ..Reset::default() };
+    answer.answers(headers, &request);
+    answer.write(packet, headers)
 }
 
 /// Whether the device is to complete the checksum. A CRC of SCTP is then 0 yet; in UDP 0 means that there is none.
@@ -158,8 +130,15 @@ pub trait Answer: Network {
     /// Bytes of network and ICMP header before the quotation.
     const ERROR_LENGTH: u32;
 
+    /// Makes the network header that of a packet of the node's own between these ends, source first, with a payload of
+    /// `length` bytes.
+    fn readdress<P: Packet>(packet: &mut P, headers: &Headers<Self>, ends: (Self, Self), length: u16) -> Option<()>;
+
     /// Turns the network header around for a payload of `length` bytes.
-    fn turn_around<P: Packet>(packet: &mut P, headers: &Headers<Self>, length: u16) -> Option<()>;
+    #[inline(always)]
+    fn turn_around<P: Packet>(packet: &mut P, headers: &Headers<Self>, length: u16) -> Option<()> {
+        Self::readdress(packet, headers, (headers.destination, headers.source), length)
+    }
 
     /// Writes network and ICMP header in front of a quotation of `quote` bytes with this sum.
     fn write_error<P: Packet>(packet: &mut P, headers: &Headers<Self>, quote: u32, quoted: u32) -> Option<()>;
@@ -169,7 +148,7 @@ impl Answer for Addr4 {
     const ERROR_LENGTH: u32 = 28;
 
     #[inline(always)]
-    fn turn_around<P: Packet>(packet: &mut P, headers: &Headers<Self>, length: u16) -> Option<()> {
+    fn readdress<P: Packet>(packet: &mut P, headers: &Headers<Self>, ends: (Self, Self), length: u16) -> Option<()> {
         let mut header: ipv4::Ipv4 = packet.read(headers.l3)?;
         let header_length = headers.l4 - headers.l3;
         header.total_length = Be16::new(header_length as u16 + length);
@@ -177,7 +156,7 @@ impl Answer for Addr4 {
         header.fragment = Be16::new(0x4000);
         header.ttl = HOPS;
         header.checksum = 0;
-        (header.source, header.destination) = (headers.destination, headers.source);
+        (header.source, header.destination) = ends;
         packet.write(headers.l3, &header)?;
         let checksum = !fold16(packet.sum(headers.l3, header_length)?);
         packet.write(headers.l3 + ipv4::CHECKSUM, &checksum)
@@ -209,12 +188,12 @@ impl Answer for Addr6 {
     const ERROR_LENGTH: u32 = 48;
 
     #[inline(always)]
-    fn turn_around<P: Packet>(packet: &mut P, headers: &Headers<Self>, length: u16) -> Option<()> {
+    fn readdress<P: Packet>(packet: &mut P, headers: &Headers<Self>, ends: (Self, Self), length: u16) -> Option<()> {
         let mut header: ipv6::Ipv6 = packet.read(headers.l3)?;
         let extensions = headers.l4 - headers.l3 - ipv6::LENGTH;
         header.payload_length = Be16::new(extensions as u16 + length);
         header.hop_limit = HOPS;
-        (header.source, header.destination) = (headers.destination, headers.source);
+        (header.source, header.destination) = ends;
         packet.write(headers.l3, &header)
     }
 

@@ -1,6 +1,6 @@
 //! A reply: at ingress back to a masqueraded client, at egress in the name of the frontend.
 
-use super::{Work, translated};
+use super::{Work, cut, translated};
 use crate::addr::Endpoint;
 use crate::conntrack::{Direction, State};
 use crate::env::{Env, Tables};
@@ -10,7 +10,7 @@ use crate::packet::Packet;
 use crate::parse::Network;
 use crate::rewrite::{Side, rewrite};
 use crate::schema::MasqueradeKey;
-use crate::verdict::{Counter, Verdict};
+use crate::verdict::{Counter, Refusal, Verdict};
 
 /// A packet from what may be a backend enters the node. `None`: it is no reply that must be changed here.
 #[inline(never)]
@@ -59,7 +59,8 @@ fn lift<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work
     Some(translated(env, done, Counter::ReplyLifted))
 }
 
-/// A packet from what may be a backend leaves the node. `None`: it is no reply of a known flow.
+/// A packet from what may be a backend leaves the node. `None`: it is no reply of a known flow. A refusal is the caller's
+/// to carry out: the connection is [`cut`].
 #[inline(never)]
 pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(
     packet: &mut P,
@@ -68,6 +69,9 @@ pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(
 ) -> Option<Verdict> {
     if !find_replied(env, work) {
         return None;
+    }
+    if cut::is_due(env, work) {
+        return Some(Verdict::Refuse(Refusal::GoneBackend));
     }
     let found = &mut work.lookup.found;
     flow_table::note(env, found, Direction::Reply, work.headers.signal, env.now());

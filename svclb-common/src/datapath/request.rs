@@ -1,6 +1,6 @@
 //! A request at ingress: its destination becomes a backend.
 
-use super::{Work, count_turned_away, drop, pass, translated};
+use super::{Work, count_turned_away, cut, drop, pass, translated};
 use crate::addr::Endpoint;
 use crate::conntrack::{Direction, State};
 use crate::env::{Env, ServiceEvent, Tables, Tick};
@@ -34,6 +34,9 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &
         if known == Known::IsStale {
             return Verdict::Refuse(Refusal::StaleAssociation);
         }
+        if known == Known::IsCut {
+            return Verdict::Refuse(Refusal::GoneBackend);
+        }
         if !opens {
             if work.headers.is_reset() {
                 return pass(env, Counter::ResetWithoutFlow);
@@ -61,6 +64,8 @@ enum Known {
     IsOver,
     /// There is an SCTP association, but its backend serves no more, and nobody else knows of it.
     IsStale,
+    /// There is a TCP connection, but its backend serves no more, and its Service wants it to end ([`cut`]).
+    IsCut,
 }
 
 /// Looks for the flow of the packet, and notes the packet if it belongs to it.
@@ -81,20 +86,18 @@ fn find<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> Known {
 }
 
 /// Whether a packet belongs to the flow that was found, rather than beginning another in its place. UDP
-/// leaves a backend that no longer serves on the next packet; TCP stays with its backend to the end,
+/// leaves a backend that no longer serves on the next packet; TCP stays with its backend to the end, or is cut,
 /// unless a SYN starts afresh after that end. An INIT of SCTP leaves a backend as UDP does, and only then:
 /// a client that begins again is known to its backend (RFC 9260 section 5.2.2). No other packet can be taken to another
 /// backend, which has not the association.
 #[inline(always)]
-fn standing<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Known {
+fn standing<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> Known {
+    if work.headers.protocol == protocol::TCP && !work.headers.opens_connection() {
+        return if cut::is_due(env, work) { Known::IsCut } else { Known::GoesOn };
+    }
     let (headers, found) = (&work.headers, &work.lookup.found);
-    if headers.protocol == protocol::TCP {
-        if !headers.opens_connection() {
-            return Known::GoesOn;
-        }
-        if found.way.meta().state().gives_way_to_syn() {
-            return Known::IsOver;
-        }
+    if headers.protocol == protocol::TCP && found.way.meta().state().gives_way_to_syn() {
+        return Known::IsOver;
     }
     if service::serving::<A, E>(env, found.way.backend_ref).is_some() {
         Known::GoesOn

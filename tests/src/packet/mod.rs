@@ -346,6 +346,8 @@ pub struct Seen {
     pub destination: SocketAddr,
     /// TCP flags, if it is TCP.
     pub flags: Option<Flags>,
+    /// Its sequence and acknowledgement number.
+    pub numbers: Option<(u32, u32)>,
     /// Tag and chunks, if it is SCTP.
     pub sctp: Option<Message>,
     /// In an ICMP error: ends of the quoted packet.
@@ -379,7 +381,8 @@ pub fn read(bytes: &[u8]) -> Seen {
             assert_eq!(header.checksum, sum(&whole, 16, 6), "TCP checksum");
             let (source, destination) = ends(header.source_port, header.destination_port);
             let flags = Flags { syn: header.syn, ack: header.ack, fin: header.fin, rst: header.rst };
-            Seen { source, destination, flags: Some(flags), sctp: None, quoted: None, to_mac }
+            let numbers = Some((header.sequence_number, header.acknowledgment_number));
+            Seen { source, destination, flags: Some(flags), numbers, sctp: None, quoted: None, to_mac }
         }
         Some(TransportHeader::Udp(header)) => {
             if header.checksum != 0 {
@@ -387,24 +390,40 @@ pub fn read(bytes: &[u8]) -> Seen {
                 assert_eq!(header.checksum, sum(&whole, 6, 17), "UDP checksum");
             }
             let (source, destination) = ends(header.source_port, header.destination_port);
-            Seen { source, destination, flags: None, sctp: None, quoted: None, to_mac }
+            Seen { source, destination, flags: None, numbers: None, sctp: None, quoted: None, to_mac }
         }
         Some(TransportHeader::Icmpv4(header)) => {
             let whole = [header.to_bytes().as_slice(), payload].concat();
             assert_eq!(header.checksum, plain_checksum(&whole, 2), "ICMP checksum");
             let (source, destination) = ends(0, 0);
-            Seen { source, destination, flags: None, sctp: None, quoted: Some(quotation(payload)), to_mac }
+            Seen {
+                source,
+                destination,
+                flags: None,
+                numbers: None,
+                sctp: None,
+                quoted: Some(quotation(payload)),
+                to_mac,
+            }
         }
         Some(TransportHeader::Icmpv6(header)) => {
             let whole = [header.to_bytes().as_slice(), payload].concat();
             assert_eq!(header.checksum, sum(&whole, 2, 58), "ICMPv6 checksum");
             let (source, destination) = ends(0, 0);
-            Seen { source, destination, flags: None, sctp: None, quoted: Some(quotation(payload)), to_mac }
+            Seen {
+                source,
+                destination,
+                flags: None,
+                numbers: None,
+                sctp: None,
+                quoted: Some(quotation(payload)),
+                to_mac,
+            }
         }
         None if matches!(&packet.payload, PayloadSlice::Ip(ip) if ip.ip_number == IpNumber::SCTP) => {
             let message = Message::read(payload).unwrap_or_else(|error| panic!("{error}: {bytes:02x?}"));
             let (source, destination) = ends(message.source, message.destination);
-            Seen { source, destination, flags: None, sctp: Some(message), quoted: None, to_mac }
+            Seen { source, destination, flags: None, numbers: None, sctp: Some(message), quoted: None, to_mac }
         }
         other => panic!("no transport header: {other:?}"),
     }

@@ -47,6 +47,8 @@ pub struct HostPacket {
     pub device: u32,
     /// `tc_index`.
     pub mark: u16,
+    /// Copies of it that were sent into the node.
+    pub copies: Vec<Vec<u8>>,
 }
 
 impl Packet for HostPacket {
@@ -89,6 +91,9 @@ impl Packet for HostPacket {
     }
 
     fn resize(&mut self, length: u32) -> Option<()> {
+        if let (Summed::Complete(sum), Some(tail)) = (self.summed, self.bytes.get(length as usize..)) {
+            self.summed = Summed::Complete(checksum::difference(checksum::sum(tail), sum));
+        }
         self.bytes.resize(length as usize, 0);
         self.segmented = false;
         Some(())
@@ -96,6 +101,11 @@ impl Packet for HostPacket {
 
     fn insert(&mut self, l3: usize, bytes: u32) -> Option<()> {
         self.bytes.splice(l3..l3, std::iter::repeat_n(0, bytes as usize));
+        Some(())
+    }
+
+    fn copy_into_node(&mut self) -> Option<()> {
+        self.copies.push(self.bytes.clone());
         Some(())
     }
 

@@ -17,8 +17,12 @@ use svclb_userspace::tables::ConfigTable;
 use svclb_userspace::tables::bpf::{BpfConfig, BpfTables};
 use zerocopy::FromZeros;
 
+use super::capture::Capture;
+use crate::net::Netns;
+
 /// Index of lo, which every network namespace has: the device of all packets here. What kind of device it plays
-/// is written into DEVICES before each run.
+/// is written into DEVICES before each run. It is that of a namespace of its own, so that what a program sends by it
+/// is seen by its own test alone.
 pub const DEVICE: u32 = 1;
 
 /// Length of the kernel's `__sk_buff`, and where in it the index of the device is.
@@ -32,6 +36,8 @@ static POOL: Mutex<Vec<KernelEnv>> = Mutex::new(Vec::new());
 pub struct KernelEnv {
     clear: Vec<Box<dyn FnMut() + Send>>,
     object: Object,
+    netns: Netns,
+    heard: Capture,
     config: BpfConfig,
     /// IPv4.
     pub v4: BpfTables<Addr4>,
@@ -85,8 +91,11 @@ impl KernelEnv {
         let mut object = Object::load(&Options { bpffs: Some(pins.path()), sizes, test_mode: true, programs })?;
         // Nothing is read back through the tables, so they do not need the pins, which end with this function.
         let clear = clearing(pins.path())?;
+        let netns = Netns::new("a world in the kernel")?;
         Ok(Self {
             clear,
+            heard: Capture::begin(&netns)?,
+            netns,
             config: BpfConfig::take(&mut object)?,
             v4: BpfTables::take(&mut object, pins.path(), config)?,
             v6: BpfTables::take(&mut object, pins.path(), config)?,
@@ -138,7 +147,17 @@ impl KernelEnv {
     /// # Panics
     /// If the kernel does not run it.
     pub fn run(&mut self, program: &str, packet: &[u8]) -> Ran {
-        run(self.object.program(program).expect("a program of the object"), packet)
+        let program = self.object.program(program).expect("a program of the object");
+        self.netns.enter(|| run(program, packet))
+    }
+
+    /// The packets that programs sent into the node since the last time, for which it waits if there are not yet as many
+    /// as expected.
+    ///
+    /// # Panics
+    /// If they cannot be heard.
+    pub fn copies(&mut self, expected: u64) -> Vec<Vec<u8>> {
+        self.heard.take(expected as usize)
     }
 
     /// A program to be run by several threads, and the IPv4 tables to be written meanwhile.

@@ -3,6 +3,7 @@
 //! [`World`] has one interface for both, so that a test is written once and runs in each
 //! ([`World::each`]); [`Scene`] fills the tables.
 
+mod capture;
 pub mod host;
 pub mod kernel;
 pub mod net;
@@ -139,6 +140,8 @@ pub struct Outcome {
     pub action: i32,
     /// The packet afterwards.
     pub bytes: Vec<u8>,
+    /// Copies that were sent into the node before.
+    pub copies: Vec<Vec<u8>>,
     /// Counters that moved, by name.
     pub moved: BTreeMap<&'static str, u64>,
     before: Vec<u8>,
@@ -200,6 +203,17 @@ impl Outcome {
         packet::read(&self.bytes)
     }
 
+    /// The packet cut its connection; exactly this counter moved. Returns the reset that went into the node as a copy, and
+    /// the one that the packet became, which takes this `action`.
+    ///
+    /// # Panics
+    /// If anything else happened.
+    #[track_caller]
+    pub fn cut(&self, action: i32) -> [Vec<u8>; 2] {
+        self.expect_with_copies(action, &[Counter::RefusedGoneBackend], 1);
+        [self.copies[0].clone(), self.bytes.clone()]
+    }
+
     /// The packet became the answer that it asked for; exactly this counter moved.
     ///
     /// # Panics
@@ -211,12 +225,19 @@ impl Outcome {
 
     #[track_caller]
     fn expect(&self, action: i32, counters: &[Counter]) {
+        self.expect_with_copies(action, counters, 0);
+    }
+
+    #[track_caller]
+    fn expect_with_copies(&self, action: i32, counters: &[Counter], copies: usize) {
         let expected: BTreeMap<_, _> = counters.iter().map(|counter| (counter.label(), 1)).collect();
         assert!(
-            self.action == action && self.moved == expected,
-            "expected action {action} and counters {expected:?}, got {} and {:?}\nbefore: {}\nafter:  {}",
+            self.action == action && self.moved == expected && self.copies.len() == copies,
+            "expected action {action}, counters {expected:?} and {copies} copies, got {}, {:?} and {}\n\
+             before: {}\nafter:  {}",
             self.action,
             self.moved,
+            self.copies.len(),
             packet::describe(&self.before),
             packet::describe(&self.bytes),
         );
@@ -355,7 +376,7 @@ impl World {
     fn run(&mut self, ingress: bool, port: Port, attachment: Attachment, program: &str, packet: &[u8]) -> Outcome {
         let counters = self.counters();
         let device = port.record(self.node);
-        let (action, bytes) = match &mut self.machine {
+        let (action, bytes, copies) = match &mut self.machine {
             Machine::Host(env) => {
                 env.now.set(self.now);
                 env.random.set(self.random);
@@ -366,17 +387,21 @@ impl World {
                     segmented: false,
                     device: DEVICE,
                     mark: 0,
+                    copies: Vec::new(),
                 };
                 let verdict = env.run(ingress, &mut packet, attachment);
                 self.random = env.random.get();
-                (action(verdict), packet.bytes)
+                (action(verdict), packet.bytes, packet.copies)
             }
             Machine::Kernel(env) => {
                 env.set_time(self.now, self.random);
                 env.set_device(&device);
                 let ran = env.run(program, packet);
                 self.random = env.random();
-                (ran.action, ran.bytes)
+                // The counter of the only packets that are copied.
+                let cut = Counter::RefusedGoneBackend as usize;
+                let copies = env.copies(env.counters()[cut] - counters[cut]);
+                (ran.action, ran.bytes, copies)
             }
         };
         let moved = self
@@ -387,7 +412,7 @@ impl World {
             .filter(|(_, (after, before))| after != before)
             .map(|(number, (after, before))| (label(number), after - before))
             .collect();
-        Outcome { action, bytes, moved, before: packet.to_vec() }
+        Outcome { action, bytes, copies, moved, before: packet.to_vec() }
     }
 
     /// Counters by number.

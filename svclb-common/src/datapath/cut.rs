@@ -1,0 +1,120 @@
+//! A TCP connection is cut: both of its sides are reset.
+//!
+//! What becomes of a connection whose backend serves no more ([`service::serving`], as for every other protocol) is its
+//! Service's choice. Most let it go on with the address that it has; for one with [`flag::CUT`] the next packet of either
+//! side ends it. Whose the connection is, is told by its frontend: the backend's number may have another owner by now.
+//!
+//! The packet in hand becomes two resets. At ingress the client speaks: its reset enters by the same device once more and
+//! passes all hooks as a request does, and the frontend's goes back to it. At egress the backend speaks: the client's
+//! reset enters by the client's device, as if the client had sent it, and the frontend's goes on to the client. So in
+//! both cases the client's reset enters the node as a copy, the frontend's leaves by the device at hand, and routing,
+//! masquerade and connection tracking see what they would see had the two sides reset each other.
+//!
+//! The flow is closed then, and stays known for as long as a closed one does. A side that did not take its reset (see
+//! [`Reset::replaces`]) and says so is cut again.
+
+use super::refuse::{Answer, turn_around, unanswered};
+use super::reset::Reset;
+use super::{Work, drop};
+use crate::checksum::difference;
+use crate::config;
+use crate::conntrack::{Direction, State};
+use crate::env::{Env, ServiceEvent, Tables};
+use crate::flow_table;
+use crate::frontend_table;
+use crate::packet::{MAX_SUM, Packet};
+use crate::parse::{Headers, Network};
+use crate::rewrite::is_partial;
+use crate::schema::{ServiceKey, ServiceRef};
+use crate::service::{self, flag};
+use crate::verdict::{DropReason, Refusal, Verdict};
+use crate::wire::{protocol, tcp};
+
+/// Whether the packet in hand, which is of the flow in `work.lookup` and opens no connection, is to cut it. The Service is
+/// then in `work.choice`. Cost: a look at CONFIG where no Service asks for it, else the backend's record.
+#[inline(always)]
+pub fn is_due<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> bool {
+    env.config().has(config::flag::CUT) && work.headers.protocol == protocol::TCP && has_lost_backend(env, work)
+}
+
+/// Of resets nobody is reset, and where both sides have said that they are done there is nothing to cut.
+#[inline(never)]
+fn has_lost_backend<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> bool {
+    let way = &work.lookup.found.way;
+    if work.headers.is_reset()
+        || way.meta().state() == State::CLOSING
+        || service::serving::<A, E>(env, way.backend_ref).is_some()
+    {
+        return false;
+    }
+    let mut found = ServiceRef::default();
+    let key = ServiceKey::new(way.frontend, way.frontend_port, protocol::TCP);
+    if !frontend_table::find(env, &key, &mut found).is_found() {
+        return false;
+    }
+    let Some(record) = service::record::<A, E>(env, found.number) else { return false };
+    work.choice.service = found.number;
+    record.flags & flag::CUT != 0
+}
+
+/// Cuts the connection of a packet for which [`is_due`] said so, and which `from` has sent.
+#[inline(never)]
+pub fn cut<A: Answer, P: Packet, E: Env + Tables<A>>(
+    packet: &mut P,
+    env: &E,
+    work: &mut Work<A>,
+    from: Direction,
+) -> Verdict {
+    if let Some(reason) = unanswered(env, &work.headers) {
+        return drop(env, reason);
+    }
+    flow_table::note(env, &mut work.lookup.found, from, tcp::flag::RST, env.now());
+    if prepare(packet, work, from).is_none() || send(packet, work).is_none() {
+        return drop(env, DropReason::RefusalFailed);
+    }
+    Tables::<A>::count_service(env, work.choice.service, ServiceEvent::Refused);
+    env.count(Refusal::GoneBackend.counter());
+    match from {
+        Direction::Original => Verdict::Refuse(Refusal::GoneBackend),
+        Direction::Reply => Verdict::Translate,
+    }
+}
+
+/// Fills in `work.resets`, cuts the packet to the length of one, and turns it to where it enters the node from.
+#[inline(never)]
+fn prepare<A: Answer, P: Packet>(packet: &mut P, work: &mut Work<A>, from: Direction) -> Option<()> {
+    let (headers, way) = (&work.headers, &work.lookup.found.way);
+    let segment: tcp::Tcp = packet.read(headers.l4)?;
+    let partial = is_partial(packet, headers.checksum())?;
+    let [enters, leaves] = &mut work.resets;
+    (enters.from, enters.to, enters.partial) = (way.client_endpoint(), way.frontend_endpoint(), partial);
+    (leaves.from, leaves.to, leaves.partial) = (way.frontend_endpoint(), way.client_endpoint(), partial);
+    let (onward, answer) = if from == Direction::Original { (enters, leaves) } else { (leaves, enters) };
+    onward.replaces(headers, &segment);
+    answer.answers(headers, &segment);
+    packet.resize((headers.l4 + tcp::LENGTH) as u32)?;
+    if work.attachment.ethernet && from == Direction::Reply { turn_around(packet) } else { Some(()) }
+}
+
+/// Sends the client's reset into the node as a copy of the packet, and makes the packet the frontend's.
+#[inline(always)]
+fn send<A: Answer, P: Packet>(packet: &mut P, work: &Work<A>) -> Option<()> {
+    write(packet, &work.headers, &work.resets[0])?;
+    packet.copy_into_node()?;
+    write(packet, &work.headers, &work.resets[1])?;
+    if work.attachment.ethernet { turn_around(packet) } else { Some(()) }
+}
+
+/// Writes a reset over the packet, and keeps a sum that the device gave for all of it.
+#[inline(always)]
+fn write<A: Answer, P: Packet>(packet: &mut P, headers: &Headers<A>, reset: &Reset<A>) -> Option<()> {
+    let length = headers.l4 + tcp::LENGTH - headers.l3;
+    if length > MAX_SUM {
+        return None;
+    }
+    let before = packet.sum(headers.l3, length)?;
+    reset.write(packet, headers)?;
+    let after = packet.sum(headers.l3, length)?;
+    packet.add_packet_sum(difference(before, after));
+    Some(())
+}
