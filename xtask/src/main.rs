@@ -11,6 +11,7 @@ use clap::{Parser, Subcommand};
 
 mod bench;
 mod ci;
+mod e2e;
 mod kubectl;
 mod parity;
 mod process;
@@ -39,6 +40,7 @@ struct Xtask {
 enum Command {
     Run(run::Args),
     Parity(parity::Args),
+    E2e(e2e::Args),
     Bench(bench::Args),
     Sequences(sequences::Args),
     Setup(setup::Args),
@@ -64,6 +66,7 @@ impl Command {
         match self {
             Self::Run(args) => run::run(args),
             Self::Parity(args) => parity::run(args),
+            Self::E2e(args) => e2e::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Sequences(args) => sequences::run(args),
             Self::Setup(args) => setup::run(args),

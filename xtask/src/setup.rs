@@ -33,12 +33,18 @@ pub(crate) struct Args {
     /// Also the programs that `cargo xtask vm` needs to start other kernels.
     #[arg(long)]
     vm: bool,
+    /// Also the programs that `cargo xtask e2e` needs to start containers.
+    #[arg(long)]
+    e2e: bool,
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
     let mut needs = vec![Need::KernelObject, Need::Network, Need::Cluster];
     if args.vm {
         needs.push(Need::Vm);
+    }
+    if args.e2e {
+        needs.push(Need::EndToEnd);
     }
     if args.check {
         return Ok(check(&needs));

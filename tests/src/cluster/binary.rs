@@ -1,4 +1,5 @@
-//! Builds the control plane's binary from the Go module in `tests/cluster`.
+//! Builds the control plane's binary from the Go module in `tests/cluster`, and other programs from Go modules of
+//! this repository.
 //!
 //! The first build compiles Kubernetes: ten minutes and more on two cores. So the binary is kept in
 //! `target/cluster/` under a name that holds a hash of all that goes into it, and is built only when no
@@ -15,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 /// The release of Kubernetes that `tests/cluster/go.mod` pins.
 pub const KUBERNETES: &str = "v1.37.2";
@@ -30,22 +31,141 @@ const LINES_SHOWN: usize = 20;
 ///
 /// Threads and processes that ask at the same time wait for the one that builds.
 pub fn kube_binary() -> Result<PathBuf> {
-    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster");
-    let folder = folder()?;
-    let binary = folder.join(format!("kube-{:016x}", hash_of_inputs(&sources)?));
-    if binary.exists() {
-        return Ok(binary);
+    GoBuild {
+        what: "the control plane",
+        module: Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster"),
+        packages: &["."],
+        options: &["-ldflags", &linker_flags()],
+        takes: "10 to 15 minutes",
     }
-    let lock = fs::File::create(folder.join("lock")).context("open the lock of target/cluster")?;
-    lock.lock().context("wait for the lock of target/cluster")?;
-    if !binary.exists() {
-        build(&sources, &binary)?;
+    .output("kube")
+}
+
+/// Programs made of a Go module of this repository.
+pub(crate) struct GoBuild<'a> {
+    /// What is built, for people.
+    pub(crate) what: &'a str,
+    /// The folder of the module.
+    pub(crate) module: PathBuf,
+    /// The packages: one gives a file, several a folder with a file for each.
+    pub(crate) packages: &'a [&'a str],
+    /// Options of `go build`; with `-test` a package's tests are built instead.
+    pub(crate) options: &'a [&'a str],
+    /// How long the first build takes on two cores, for people.
+    pub(crate) takes: &'a str,
+}
+
+/// Asks for the tests of a package.
+pub(crate) const TESTS: &str = "-test";
+
+impl GoBuild<'_> {
+    /// The file or folder below `target/cluster`, named after `name` and what goes into it. It is built if it is not
+    /// there.
+    pub(crate) fn output(&self, name: &str) -> Result<PathBuf> {
+        let folder = folder()?;
+        let output = folder.join(format!("{name}-{:016x}", self.hash_of_inputs()?));
+        if output.exists() {
+            return Ok(output);
+        }
+        let lock = fs::File::create(folder.join("lock")).context("open the lock of target/cluster")?;
+        lock.lock().context("wait for the lock of target/cluster")?;
+        if !output.exists() {
+            self.build(&output)?;
+        }
+        Ok(output)
     }
-    Ok(binary)
+
+    /// A hash of everything that the output is made of. It may differ between Rust releases, whose cost is a
+    /// build from Go's cache.
+    fn hash_of_inputs(&self) -> Result<u64> {
+        let mut hasher = DefaultHasher::new();
+        for path in sources(&self.module)? {
+            fs::read(&path).with_context(|| format!("read {}", path.display()))?.hash(&mut hasher);
+        }
+        (self.packages, self.options).hash(&mut hasher);
+        Ok(hasher.finish())
+    }
+
+    /// Builds `output`. It appears whole or not at all.
+    fn build(&self, output: &Path) -> Result<()> {
+        let packages = self.count_packages()?;
+        say(&format!(
+            "building {} (Kubernetes {KUBERNETES}, {packages} Go packages) into {}; \
+             the first build takes {} on two cores, later ones seconds",
+            self.what,
+            output.display(),
+            self.takes
+        ));
+        let unfinished = output.with_extension("part");
+        let started = Instant::now();
+        let mut command = go_command()?;
+        command.current_dir(&self.module);
+        if self.options.contains(&TESTS) {
+            command.args(["test", "-c"]);
+        } else {
+            command.arg("build");
+        }
+        command.args(["-v", "-trimpath", "-buildvcs=false"]);
+        command.args(self.options.iter().filter(|option| **option != TESTS)).arg("-o").arg(&unfinished);
+        if self.packages.len() > 1 {
+            fs::create_dir_all(&unfinished).with_context(|| format!("make {}", unfinished.display()))?;
+        }
+        let mut child = command.args(self.packages).stderr(Stdio::piped()).spawn().context("start Go's compiler")?;
+        let lines = child.stderr.take().context("the output of Go's compiler is not piped")?;
+        let last_lines = follow(lines, packages, started);
+        let status = child.wait().context("wait for Go's compiler")?;
+        if !status.success() {
+            bail!("building {} in {} failed ({status}):\n{}", self.what, self.module.display(), last_lines.join("\n"));
+        }
+        fs::rename(&unfinished, output).with_context(|| format!("put {} in its place", output.display()))?;
+        say(&format!("{}: built, in {}", self.what, minutes(started.elapsed())));
+        Ok(())
+    }
+
+    /// How many packages it consists of. This also downloads the modules.
+    fn count_packages(&self) -> Result<usize> {
+        say(&format!("looking for the Go modules of {} (the first time they are downloaded)", self.what));
+        let mut command = go_command()?;
+        command.current_dir(&self.module).args(["list", "-deps"]);
+        if self.options.contains(&TESTS) {
+            command.arg(TESTS);
+        }
+        let output = command.args(self.packages).output().context("start `go list`")?;
+        if !output.status.success() {
+            bail!("`go list -deps` in {} failed:\n{}", self.module.display(), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).lines().count())
+    }
+}
+
+/// The folder of a module that another one needs, as Go keeps it.
+pub(crate) fn module_folder(module: &Path, name: &str) -> Result<PathBuf> {
+    let output = go_command()?
+        .current_dir(module)
+        .args(["list", "-m", "-f", "{{.Dir}}", name])
+        .output()
+        .context("start `go list`")?;
+    ensure!(output.status.success(), "`go list -m {name}` failed: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+}
+
+/// The files of a module, in a fixed order.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("list {}", folder.display()))? {
+        let path = entry.with_context(|| format!("list {}", folder.display()))?.path();
+        if path.is_dir() {
+            found.append(&mut sources(&path)?);
+        } else {
+            found.push(path);
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// The folder below the target folder of this workspace for all that a control plane needs.
-pub(super) fn folder() -> Result<PathBuf> {
+pub(crate) fn folder() -> Result<PathBuf> {
     let target = env::var_os("CARGO_TARGET_DIR")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), PathBuf::from);
     let folder = target.join("cluster");
@@ -54,20 +174,8 @@ pub(super) fn folder() -> Result<PathBuf> {
         .with_context(|| format!("make the folder {}", folder.display()))
 }
 
-/// A hash of everything that the binary is made of. It may differ between Rust releases, whose cost is a
-/// build from Go's cache.
-fn hash_of_inputs(sources: &Path) -> Result<u64> {
-    let mut hasher = DefaultHasher::new();
-    for name in ["go.mod", "go.sum", "main.go"] {
-        let path = sources.join(name);
-        fs::read(&path).with_context(|| format!("read {}", path.display()))?.hash(&mut hasher);
-    }
-    linker_flags().hash(&mut hasher);
-    Ok(hasher.finish())
-}
-
-/// Without a version of its own the binary calls itself v0.0.0, and kubectl refuses to compare versions.
-fn linker_flags() -> String {
+/// Without a version of its own a program calls itself v0.0.0, and kubectl refuses to compare versions.
+pub(crate) fn linker_flags() -> String {
     ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"]
         .iter()
         .fold("-s -w".to_owned(), |flags, package| flags + &format!(" -X {package}.gitVersion={KUBERNETES}"))
@@ -86,45 +194,6 @@ fn go_command() -> Result<Command> {
     let mut command = Command::new(program);
     command.env("CGO_ENABLED", "0");
     Ok(command)
-}
-
-/// Builds `binary`. It appears whole or not at all.
-fn build(sources: &Path, binary: &Path) -> Result<()> {
-    let packages = count_packages(sources)?;
-    say(&format!(
-        "building the control plane (Kubernetes {KUBERNETES}, {packages} Go packages) into {}; \
-         the first build takes 10 to 15 minutes on two cores, later ones seconds",
-        binary.display()
-    ));
-    let unfinished = binary.with_extension("part");
-    let started = Instant::now();
-    let mut child = go_command()?
-        .current_dir(sources)
-        .args(["build", "-v", "-trimpath", "-buildvcs=false", "-ldflags", &linker_flags(), "-o"])
-        .arg(&unfinished)
-        .arg(".")
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("start `go build`")?;
-    let output = child.stderr.take().context("the output of `go build` is not piped")?;
-    let last_lines = follow(output, packages, started);
-    let status = child.wait().context("wait for `go build`")?;
-    if !status.success() {
-        bail!("`go build` in {} failed ({status}):\n{}", sources.display(), last_lines.join("\n"));
-    }
-    fs::rename(&unfinished, binary).with_context(|| format!("put {} in its place", binary.display()))?;
-    say(&format!("the control plane is built, in {}", minutes(started.elapsed())));
-    Ok(())
-}
-
-/// How many packages the binary consists of. This also downloads the modules.
-fn count_packages(sources: &Path) -> Result<usize> {
-    say("looking for the Go modules of the control plane (the first time they are downloaded)");
-    let output = go_command()?.current_dir(sources).args(["list", "-deps", "."]).output().context("start `go list`")?;
-    if !output.status.success() {
-        bail!("`go list -deps` in {} failed:\n{}", sources.display(), String::from_utf8_lossy(&output.stderr));
-    }
-    Ok(String::from_utf8_lossy(&output.stdout).lines().count())
 }
 
 /// Reads the names of compiled packages as `go build -v` prints them, and reports now and then. Gives back
@@ -148,7 +217,7 @@ fn follow(output: ChildStderr, packages: usize, started: Instant) -> Vec<String>
 }
 
 /// Writes a line of progress. A stderr that is closed is no reason to stop building.
-fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     drop(writeln!(io::stderr(), "kube: {line}"));
 }
 
@@ -169,11 +238,13 @@ mod tests {
     }
 
     #[test]
-    fn the_same_sources_give_the_same_name() {
-        let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster");
-        assert_eq!(
-            hash_of_inputs(&sources).expect("sources are there"),
-            hash_of_inputs(&sources).expect("still there")
-        );
+    fn the_same_sources_give_the_same_name_and_other_options_another() {
+        let module = || Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster");
+        let hash = |options: &[&str]| {
+            let build = GoBuild { what: "", module: module(), packages: &["."], options, takes: "" };
+            build.hash_of_inputs().expect("sources are there")
+        };
+        assert_eq!(hash(&["-a"]), hash(&["-a"]));
+        assert_ne!(hash(&["-a"]), hash(&["-b"]));
     }
 }

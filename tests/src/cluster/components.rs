@@ -25,8 +25,17 @@ use super::{
 };
 use crate::net::Netns;
 
-/// The controllers that a cluster of Services and pods needs. The others would cost memory and processor
-/// time and have nothing to do.
+/// Which controllers run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Controllers {
+    /// Those that Services and pods need. The others would cost memory and processor time and have nothing to do.
+    #[default]
+    OfServices,
+    /// Those of any cluster.
+    All,
+}
+
+/// What [`Controllers::OfServices`] are.
 const CONTROLLERS: &[&str] = &[
     "daemonset-controller",
     "deployment-controller",
@@ -50,6 +59,7 @@ pub(super) struct Plan {
     pub(super) netns: Netns,
     pub(super) addresses: Vec<IpAddr>,
     pub(super) certificates: Certificates,
+    pub(super) controllers: Controllers,
     pub(super) folder: TempDir,
 }
 
@@ -61,7 +71,7 @@ pub(super) const KUBE_PROXY_TOKEN: &str = "kube-proxy-of-the-lab";
 
 impl Plan {
     /// Makes the keys, the accounts and the kubeconfigs in a new folder.
-    pub(super) fn make(netns: &Netns, addresses: &[IpAddr]) -> Result<Self> {
+    pub(super) fn make(netns: &Netns, addresses: &[IpAddr], controllers: Controllers) -> Result<Self> {
         let &advertised = addresses.first().context("a control plane needs an address")?;
         let folder = new_folder()?;
         let good_for: Vec<IpAddr> = addresses
@@ -80,6 +90,7 @@ impl Plan {
             netns: netns.clone(),
             addresses: addresses.to_vec(),
             certificates: Certificates::make(folder.path(), &good_for)?,
+            controllers,
             folder,
         };
         plan.write_accounts()?;
@@ -174,10 +185,12 @@ impl Plan {
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             format!("--service-account-key-file={}", files.token_public_key.display()),
             format!("--service-account-signing-key-file={}", files.token_key.display()),
-            format!("--service-cluster-ip-range={SERVICE_RANGES}"),
+            format!("--service-cluster-ip-range={}", service_ranges(*advertised)),
             "--authorization-mode=RBAC".to_owned(),
             "--token-auth-file=tokens.csv".to_owned(),
             "--allow-privileged=true".to_owned(),
+            // Nobody resolves the nodes' names.
+            "--kubelet-preferred-address-types=InternalIP".to_owned(),
             "--profiling=false".to_owned(),
         ]);
         Daemon::start(server.name, command, self.folder.path())
@@ -187,7 +200,10 @@ impl Plan {
         let mut command = self.command("kube-controller-manager");
         command.args([
             format!("--kubeconfig={}", self.admin_kubeconfig().display()),
-            format!("--controllers={}", CONTROLLERS.join(",")),
+            match self.controllers {
+                Controllers::OfServices => format!("--controllers={}", CONTROLLERS.join(",")),
+                Controllers::All => "--controllers=*".to_owned(),
+            },
             format!("--root-ca-file={}", self.certificates.authority.display()),
             // There is one, and one that loses its lease ends: an API server that is away for a minute
             // must not take it along.
@@ -273,6 +289,12 @@ fn write_and_rewind(mut file: fs::File, content: &str) -> Result<fs::File> {
     file.write_all(content.as_bytes()).context("write what kubectl shall read")?;
     file.rewind().context("rewind what kubectl shall read")?;
     Ok(file)
+}
+
+/// The ranges of cluster IPs, that of the cluster's first family first: the one of the advertised address.
+fn service_ranges(advertised: IpAddr) -> String {
+    let [v4, v6] = SERVICE_RANGES;
+    if advertised.is_ipv6() { format!("{v6},{v4}") } else { format!("{v4},{v6}") }
 }
 
 /// All addresses of the families in use.

@@ -14,14 +14,18 @@ use axum::http::Request;
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::{Api, Client};
 
-use super::{components::Plan, daemon::Daemon, runtime::NamespaceRuntime};
+use super::{
+    components::{Controllers, Plan},
+    daemon::Daemon,
+    runtime::NamespaceRuntime,
+};
 use crate::net::Netns;
 
 /// The port of the API server.
 pub const API_PORT: u16 = 6443;
 
 /// The ranges of cluster IPs, IPv4 first.
-pub const SERVICE_RANGES: &str = "10.96.0.0/12,fd00:10:96::/108";
+pub const SERVICE_RANGES: [&str; 2] = ["10.96.0.0/12", "fd00:10:96::/108"];
 
 /// The account of the agents, as deploy/rbac.yaml names it.
 pub const AGENT_ACCOUNT: &str = "system:serviceaccount:kube-system:svclb";
@@ -52,9 +56,9 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Starts a control plane in `netns`, which has `addresses` (the first is the one that the Service
-    /// `kubernetes` leads to), and waits until it is ready for use.
-    pub fn start(netns: &Netns, addresses: &[IpAddr]) -> Result<Self> {
-        let plan = Plan::make(netns, addresses)?;
+    /// `kubernetes` leads to, and its family the cluster's first), and waits until it is ready for use.
+    pub fn start(netns: &Netns, addresses: &[IpAddr], controllers: Controllers) -> Result<Self> {
+        let plan = Plan::make(netns, addresses, controllers)?;
         let runtime = NamespaceRuntime::new(netns)?;
         let client = plan.client(&runtime, &ApiServer::FIRST)?;
         let etcd = plan.start_etcd()?;

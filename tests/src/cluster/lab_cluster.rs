@@ -13,7 +13,7 @@ use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use kube::{Api, api::ListParams};
 use tokio::runtime::Handle;
 
-use super::{ControlPlane, Kubelet, LabPods, PodRegister};
+use super::{ControlPlane, Controllers, Kubelet, LabPods, PodRegister};
 use crate::net::{Lab, LabOptions, PodNetwork};
 
 /// How long the controllers may take for anything. They need a second or two on an idle machine.
@@ -34,7 +34,7 @@ impl LabCluster {
     pub fn start(options: LabOptions, network: PodNetwork) -> Result<Self> {
         let lab = Arc::new(Lab::new(LabOptions { control_plane: true, ..options })?);
         let host = lab.control_plane().context("the lab has a host for the control plane")?;
-        let plane = ControlPlane::start(&host.netns, &host.address.both())?;
+        let plane = ControlPlane::start(&host.netns, &host.address.both(), Controllers::OfServices)?;
         let pods = PodRegister::default();
         let kubelets = LabPods::kubelets(&plane, &lab, network, &Handle::current(), &pods)?;
         Ok(Self { kubelets, plane, pods, lab })

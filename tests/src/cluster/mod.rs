@@ -26,6 +26,7 @@ pub mod running;
 pub mod runtime;
 pub mod timeline;
 
+pub use components::Controllers;
 pub use control_plane::ControlPlane;
 pub use kube_proxy_pod::KubeProxyConfig;
 pub use kubelet::{Kubelet, NodeWanted, PodRuntime, PodWanted, RunningPod};

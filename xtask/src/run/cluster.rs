@@ -16,7 +16,7 @@ use k8s_openapi::api::{
 use kube::{Api, api::ListParams};
 use svclb_tests::{
     cluster::{
-        ControlPlane, KubeProxyConfig, Kubelet, LabPods, PodRegister, PodRuntime, PodWanted, RunningPod,
+        ControlPlane, Controllers, KubeProxyConfig, Kubelet, LabPods, PodRegister, PodRuntime, PodWanted, RunningPod,
         running::{RunningCluster, StateFile},
     },
     net::{AgentCommand, AgentSource, ClusterState, Lab, Manifests, PodNetwork, PodState, PolicyEngine, ports_of},
@@ -77,7 +77,7 @@ impl Cluster {
     ) -> Result<Self> {
         let host = lab.control_plane().context("the lab has a host for the control plane")?;
         eprintln!("starting etcd, API server, controller manager and scheduler ...");
-        let plane = ControlPlane::start(&host.netns, &host.address.both())?;
+        let plane = ControlPlane::start(&host.netns, &host.address.both(), Controllers::OfServices)?;
         plane.apply([repository::root().join(RBAC)])?;
         let pods = PodRegister::default();
         let kubelets = lab

@@ -13,6 +13,8 @@ pub(crate) enum Need {
     Network,
     /// A Go compiler for the real Kubernetes control plane.
     Cluster,
+    /// A container runtime for the end-to-end cluster.
+    EndToEnd,
     /// An emulator for other kernels.
     Vm,
 }
@@ -23,6 +25,7 @@ impl Need {
             Self::KernelObject => "kernel object",
             Self::Network => "network tests",
             Self::Cluster => "cluster tests",
+            Self::EndToEnd => "end-to-end tests",
             Self::Vm => "other kernels",
         }
     }
@@ -141,6 +144,10 @@ const ITEMS: &[Item] = &[
         find: go::find,
         install: Install::Go,
     },
+    tool!(EndToEnd, "debootstrap", "debootstrap", "the root file system of the tests' pods"),
+    tool!(EndToEnd, "runc", "runc", "starting containers"),
+    tool!(EndToEnd, "busybox", "busybox-static", "the image busybox"),
+    tool!(EndToEnd, "unshare", "util-linux", "namespaces of the nodes"),
     tool!(Vm, "qemu-system-x86_64", "qemu-system-x86", "starting other kernels"),
     tool!(Vm, "busybox", "busybox-static", "the root file system of the machine under test"),
     tool!(Vm, "cpio", "cpio", "packing the root file system"),

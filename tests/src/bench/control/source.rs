@@ -19,7 +19,7 @@ use svclb_userspace::model::Family;
 use super::Kind;
 use crate::{
     bench::population::{NAMESPACE, Population, name},
-    cluster::ControlPlane,
+    cluster::{ControlPlane, Controllers},
     net::{AgentSource, Lab},
 };
 
@@ -57,7 +57,7 @@ impl Source {
             Kind::Api => {
                 say("starting the control plane");
                 let host = lab.control_plane().context("the lab has a host for the control plane")?;
-                let plane = Box::new(ControlPlane::start(&host.netns, &host.address.both())?);
+                let plane = Box::new(ControlPlane::start(&host.netns, &host.address.both(), Controllers::OfServices)?);
                 plane.apply([Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/rbac.yaml")])?;
                 create_all(&plane, population, say)?;
                 Ok(Self::Api { plane })
