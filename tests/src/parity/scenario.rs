@@ -43,8 +43,14 @@ impl Family {
 /// TCP and UDP.
 pub const TCP_AND_UDP: &[Protocol] = &[Protocol::Tcp, Protocol::Udp];
 
+/// All that Services have.
+pub const ALL_PROTOCOLS: &[Protocol] = &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
+
 /// TCP alone.
 pub const TCP: &[Protocol] = &[Protocol::Tcp];
+
+/// SCTP alone.
+pub const SCTP: &[Protocol] = &[Protocol::Sctp];
 
 /// UDP alone.
 pub const UDP: &[Protocol] = &[Protocol::Udp];

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use crate::{
-    net::{Client, StrayServer},
+    net::{Client, Protocol, StrayServer},
     parity::{
         Differs, Family, Scenario, Subject, Turn,
         objects::NewPod,
         play::{Asker, Play, only, web},
-        scenario::{ORDINARY, TCP},
+        scenario::{ALL_PROTOCOLS, ORDINARY, TCP},
         stage::{HOST, HOST_PORT, NODES, PORT, WEB},
     },
 };
@@ -23,11 +23,14 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "service.go: should preserve source pod IP for traffic thru service cluster IP [LinuxOnly]",
             "networking.go: should function for pod-Service: http",
             "networking.go: should function for pod-Service: udp",
+            "networking.go: should function for pod-Service: sctp",
             "dual_stack.go: should function for pod-Service: http",
             "dual_stack.go: should function for pod-Service: udp",
+            "dual_stack.go: should function for pod-Service: sctp",
         ],
         fields: &["clusterIPs", "selector"],
         paths: &["pod -> cluster IP"],
+        protocols: ALL_PROTOCOLS,
         run: |play| Box::pin(pods_are_seen_as_themselves(play)),
         ..ORDINARY
     },
@@ -36,11 +39,18 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         upstream: &[
             "networking.go: should function for node-Service: http",
             "networking.go: should function for node-Service: udp",
+            "networking.go: should function for node-Service: sctp",
             "dual_stack.go: should function for node-Service: http",
             "dual_stack.go: should function for node-Service: udp",
         ],
         fields: &["clusterIPs"],
         paths: &["process of a node -> cluster IP"],
+        protocols: ALL_PROTOCOLS,
+        differs: &[Differs {
+            subject: Subject::Svclb,
+            cases: |case| case.protocol == Protocol::Sctp,
+            reason: "the kernel asks nobody about the SCTP sockets of the node's own processes, which are not served",
+        }],
         run: |play| Box::pin(nodes_are_seen_as_themselves(play)),
         ..ORDINARY
     },
@@ -49,11 +59,13 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         upstream: &[
             "networking.go: should function for endpoint-Service: http",
             "networking.go: should function for endpoint-Service: udp",
+            "networking.go: should function for endpoint-Service: sctp",
             "dual_stack.go: should function for endpoint-Service: http",
             "dual_stack.go: should function for endpoint-Service: udp",
         ],
         fields: &["clusterIPs"],
         paths: &["endpoint -> cluster IP"],
+        protocols: ALL_PROTOCOLS,
         run: |play| Box::pin(endpoints_reach_their_service(play)),
         ..ORDINARY
     },

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::parity::{
     Scenario,
     play::{Asker, Play, web},
-    scenario::ORDINARY,
+    scenario::{ORDINARY, SCTP},
     stage::{NODES, PORT},
 };
 
@@ -29,7 +29,16 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             "process of a node -> node port",
             "process of a node -> another node's port",
         ],
-        run: |play| Box::pin(node_ports_of_all_nodes(play)),
+        run: |play| Box::pin(node_ports_of_all_nodes(play, |_| true)),
+        ..ORDINARY
+    },
+    Scenario {
+        name: "a node port of SCTP leads pods and clients outside to all endpoints, in its node's name",
+        upstream: &["networking.go: should function for pod-Service: sctp"],
+        fields: &["ports[].nodePort"],
+        paths: &["outside -> node port", "pod -> node port", "pod -> another node's port"],
+        protocols: SCTP,
+        run: |play| Box::pin(node_ports_of_all_nodes(play, |asker| !matches!(asker, Asker::Node(_)))),
         ..ORDINARY
     },
     Scenario {
@@ -47,12 +56,12 @@ pub(super) const SCENARIOS: &[Scenario] = &[
     },
 ];
 
-async fn node_ports_of_all_nodes(play: &Play<'_>) -> Result<()> {
+async fn node_ports_of_all_nodes(play: &Play<'_>, asks: fn(&Asker<'_>) -> bool) -> Result<()> {
     let spec = json!({"type": "NodePort", "selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": PORT}]});
     let service = play.service("web", spec).await?;
     for node in NODES {
         let to = play.node_port(&service, 80, node)?;
-        for asker in play.everybody() {
+        for asker in play.everybody().filter(asks) {
             play.ask(asker, to)?.seen_as(to.ip()).on_port(PORT).answered_by(&web(None)).await?;
         }
     }
