@@ -28,6 +28,9 @@ mount -t bpf bpf /sys/fs/bpf
 for folder in /run /var/lib /var/log; do
     mount -t tmpfs tmpfs "$folder"
 done
+# A name of both families, whatever this machine calls so.
+printf '127.0.0.1 localhost\n::1 localhost\n' > "$NODE/hosts"
+mount --bind "$NODE/hosts" /etc/hosts
 mkdir -p /run/netns /run/lock /var/lib/kubelet /var/log/pods /var/log/containers
 # Volumes that kubelet mounts show up in containers that run.
 mount --make-rshared /
