@@ -17,7 +17,29 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
+/// What the kernel is to do with a packet after a hook. Unlike a verdict it has no byte that may be undefined.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Action {
+    /// The next program and the stack go on with it.
+    Next,
+    /// It is an answer, and goes back: out of the device by which it entered, or in by the one by which it would leave.
+    Back,
+    /// It is gone.
+    Drop,
+}
+
 impl Verdict {
+    /// What it means to the kernel.
+    #[inline(always)]
+    pub const fn action(self) -> Action {
+        match self {
+            Self::Pass | Self::Translate => Action::Next,
+            Self::Refuse(_) | Self::Answer => Action::Back,
+            Self::Drop(_) => Action::Drop,
+        }
+    }
+
     const REFUSE: u16 = 0x100;
     const DROP: u16 = 0x200;
 
@@ -37,17 +59,44 @@ impl Verdict {
     /// Back from [`Self::to_bits`].
     #[inline(always)]
     pub const fn from_bits(bits: u16) -> Self {
-        let number = bits as u8;
-        match bits & 0xff00 {
-            Self::DROP => Self::Drop(DropReason::from_number(number)),
-            Self::REFUSE if number == Refusal::UnknownPort as u8 => Self::Refuse(Refusal::UnknownPort),
-            Self::REFUSE if number == Refusal::StaleAssociation as u8 => Self::Refuse(Refusal::StaleAssociation),
-            Self::REFUSE if number == Refusal::GoneBackend as u8 => Self::Refuse(Refusal::GoneBackend),
-            Self::REFUSE => Self::Refuse(Refusal::NoEndpoint),
-            _ if number == 1 => Self::Translate,
-            _ if number == 2 => Self::Answer,
-            _ => Self::Pass,
+        match Self::refusal_of(bits) {
+            Some(why) => Self::Refuse(why),
+            None if bits & 0xff00 == Self::DROP => Self::Drop(DropReason::from_number(bits as u8)),
+            None if bits == Self::Translate.to_bits() => Self::Translate,
+            None if bits == Self::Answer.to_bits() => Self::Answer,
+            None => Self::Pass,
         }
+    }
+
+    /// What [`Self::action`] of the verdict is that has these bits.
+    #[inline(always)]
+    pub const fn action_of(bits: u16) -> Action {
+        match bits & 0xff00 {
+            Self::REFUSE => Action::Back,
+            Self::DROP => Action::Drop,
+            _ if bits == Self::Answer.to_bits() => Action::Back,
+            _ => Action::Next,
+        }
+    }
+
+    /// Why the packet was refused whose verdict has these bits.
+    #[inline(always)]
+    pub const fn refusal_of(bits: u16) -> Option<Refusal> {
+        if bits & 0xff00 != Self::REFUSE {
+            return None;
+        }
+        let number = bits as u8;
+        Some(if number == Refusal::UnknownPort as u8 {
+            Refusal::UnknownPort
+        } else if number == Refusal::StaleAssociation as u8 {
+            Refusal::StaleAssociation
+        } else if number == Refusal::GoneBackend as u8 {
+            Refusal::GoneBackend
+        } else if number == Refusal::OwnAssociation as u8 {
+            Refusal::OwnAssociation
+        } else {
+            Refusal::NoEndpoint
+        })
     }
 }
 
@@ -63,11 +112,14 @@ pub enum Refusal {
     StaleAssociation = Counter::RefusedStaleAssociation as u8,
     /// See [`Counter::RefusedGoneBackend`].
     GoneBackend = Counter::RefusedGoneBackend as u8,
+    /// See [`Counter::RefusedOwnAssociation`].
+    OwnAssociation = Counter::RefusedOwnAssociation as u8,
 }
 
 impl Refusal {
     /// All reasons.
-    pub const ALL: &[Self] = &[Self::NoEndpoint, Self::UnknownPort, Self::StaleAssociation, Self::GoneBackend];
+    pub const ALL: &[Self] =
+        &[Self::NoEndpoint, Self::UnknownPort, Self::StaleAssociation, Self::GoneBackend, Self::OwnAssociation];
 
     /// The counter of its refusals.
     #[inline(always)]
@@ -77,6 +129,7 @@ impl Refusal {
             Self::UnknownPort => Counter::RefusedUnknownPort,
             Self::StaleAssociation => Counter::RefusedStaleAssociation,
             Self::GoneBackend => Counter::RefusedGoneBackend,
+            Self::OwnAssociation => Counter::RefusedOwnAssociation,
         }
     }
 }
@@ -175,6 +228,8 @@ counters! {
     /// TCP connections cut, by a reset to both sides: the backend no longer serves, and the Service asks for it. A side
     /// that speaks on is reset again, and counted.
     RefusedGoneBackend = 34 "refused_gone_backend",
+    /// Refused with an ABORT: a process of this node asks for an SCTP Service at its cluster IP, which is not served.
+    RefusedOwnAssociation = 35 "refused_own_association",
     /// Drop: a traffic policy allows only endpoints of this node, and there is none.
     NoLocalEndpoint = 40 "drop_no_local_endpoint",
     /// Drop: the client is outside the Service's source ranges.
@@ -282,6 +337,7 @@ mod tests {
         let drops = DropReason::ALL.iter().copied().map(Verdict::Drop);
         for verdict in plain.into_iter().chain(refusals).chain(drops) {
             assert_eq!(Verdict::from_bits(verdict.to_bits()), verdict);
+            assert_eq!(Verdict::action_of(verdict.to_bits()), verdict.action());
         }
     }
 }

@@ -7,7 +7,8 @@ use std::{fs, net::SocketAddr, time::Duration};
 
 use anyhow::Result;
 use svclb_tests::net::{
-    Answerer, Client, Ending, FailureKind, LabOptions, Offload, PodNetwork, Scene, SceneOptions, SourcePort, Underlay,
+    Answerer, Client, Ending, FailureKind, LabOptions, NODES, Offload, PodNetwork, Scene, SceneOptions, SourcePort,
+    Underlay,
 };
 
 /// Pods behind SCTP ports that lead to another number; a Service of each policy, and one without pods.
@@ -144,5 +145,25 @@ async fn an_association_whose_pod_goes_is_aborted_and_begins_again_with_another(
         assert_eq!(association.ask().await?.answer.pod, "second", "{to}");
     }
     assert_eq!(has_module(), had_module, "somebody loaded the module of SCTP");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_of_a_node_are_refused_by_an_sctp_service_within_a_round_trip() -> Result<()> {
+    let scene = Scene::new(SceneOptions::default(), SIGNALLING).await?;
+    for node in NODES {
+        let process = Client::new(scene.lab.node(node).netns(), Duration::from_secs(5));
+        for (served, to) in [
+            (true, "10.96.0.16:2905"),
+            (true, "[fd00:10:96::10]:2905"),
+            (false, "10.96.0.18:2905"),
+            (false, "[fd00:10:96::12]:2905"),
+        ] {
+            let failure = process.sctp(to.parse()?).await.expect_err(to);
+            let what = format!("node {node} to {to}, which has endpoints: {served}: {failure}");
+            assert_eq!(failure.kind, FailureKind::Refused, "{what}");
+            assert!(failure.after < Duration::from_secs(1), "{what}");
+        }
+    }
     Ok(())
 }

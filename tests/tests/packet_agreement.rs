@@ -346,7 +346,7 @@ fn portless(pair: &mut Pair, dice: &mut Dice) {
     let v6 = dice.one_in(2);
     let (from, specs) = (client(dice, v6).ip(), services(v6, 17));
     let (frontend, _) = specs[dice.below(specs.len())].frontends[dice.below(4)];
-    let to = if dice.one_in(3) {
+    let to = if dice.one_in(2) {
         endpoint(if v6 { "fd00:10:96::ffff" } else { "10.96.0.255" }, 0).ip()
     } else {
         frontend.ip()
@@ -357,6 +357,12 @@ fn portless(pair: &mut Pair, dice: &mut Dice) {
         _ => packet::echo(from, to, dice.one_in(8)),
     };
     pair.run(dice.one_in(2), dice.of(&[Port::Pod, Port::Uplink, Port::BridgePort, Port::Bridge]), &bytes);
+    if dice.one_in(3) {
+        // A process of the node asks for a Service by SCTP.
+        let own = if v6 { NODE6.into() } else { NODE4.into() };
+        let (cluster, _) = services(v6, SCTP)[0].frontends[0];
+        pair.run(false, Port::Uplink, &sctp(SocketAddr::new(own, 40_000), cluster).syn().bytes());
+    }
 }
 
 /// Something changes around the packets.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use svclb_common::checksum;
 use svclb_common::datapath::Attachment;
 use svclb_common::service::flag;
-use svclb_common::verdict::{Counter, Verdict};
+use svclb_common::verdict::{Action, Counter};
 use svclb_tests::packet::fragments::{Cut, join};
 use svclb_tests::packet::{self, Flags, Frame, Seen, tcp, udp};
 use svclb_tests::world::host::{HostPacket, Summed};
@@ -370,14 +370,15 @@ fn fragments_that_need_no_other_source_bear_the_mark_and_others_do_not() {
             let Machine::Host(env) = &world.machine else { unreachable!("a world on the host") };
             for fragment in CUT.of(&long(net.client, frontend).bytes()) {
                 let mut packet = HostPacket {
-                    bytes: fragment,
+                    bytes: fragment.clone(),
                     summed: Summed::Whole,
                     segmented: false,
                     device: 1,
                     mark: 77,
                     copies: Vec::new(),
                 };
-                assert_eq!(env.run(true, &mut packet, port.ingress().0), Verdict::Translate);
+                assert_eq!(env.run(true, &mut packet, port.ingress().0), Action::Next);
+                assert_ne!(packet.bytes, fragment, "it is translated");
                 assert_eq!(packet.mark, mark, "{frontend}");
             }
         }
@@ -393,14 +394,15 @@ fn a_sum_of_the_whole_packet_that_a_device_gave_stays_right() {
         for fragment in CUT.of(&long(net.client, net.cluster).bytes()) {
             let before = Summed::Complete(checksum::sum(&fragment[14..]));
             let mut packet = HostPacket {
-                bytes: fragment,
+                bytes: fragment.clone(),
                 summed: before,
                 segmented: false,
                 device: 1,
                 mark: 0,
                 copies: Vec::new(),
             };
-            assert_eq!(env.run(true, &mut packet, Attachment::ETHERNET), Verdict::Translate);
+            assert_eq!(env.run(true, &mut packet, Attachment::ETHERNET), Action::Next);
+            assert_ne!(packet.bytes, fragment, "it is translated");
             let Summed::Complete(sum) = packet.summed else { unreachable!("it stays what it is") };
             let difference = checksum::difference(sum, checksum::sum(&packet.bytes[14..]));
             assert!(checksum::is_zero(difference), "{net:?}");

@@ -7,7 +7,9 @@ use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Prefix, flag};
 use svclb_common::service::scope;
 use svclb_common::verdict::Counter;
-use svclb_tests::packet::{self, echo, gre, udp};
+use svclb_tests::packet::sctp::INITIATE_TAG;
+use svclb_tests::packet::sctp::kind::ABORT;
+use svclb_tests::packet::{self, echo, gre, sctp, udp};
 use svclb_tests::world::{BackendSpec, NODE4, NODE6, Port, Scene, ServiceSpec, World};
 
 /// The addresses of one family.
@@ -154,5 +156,29 @@ fn what_nobody_has_translated_does_not_leave_the_node_for_an_address_of_services
         // Outside of the prefixes nothing is dropped.
         world.egress(Port::Uplink, &datagram(net.load_balancer)).passed(Counter::NoService);
         world.egress(Port::Uplink, &datagram(net.node)).passed(Counter::NoService);
+    });
+}
+
+#[test]
+fn sctp_of_the_nodes_own_processes_to_a_cluster_ip_is_aborted_where_it_would_leave() {
+    everywhere(|world, net| {
+        let own = SocketAddr::new(net.node, 40_000);
+        let frontend = SocketAddr::new(net.cluster, 2905);
+        let init = sctp(own, frontend).syn().bytes();
+        for configure in [(|config| config.service_cidrs = [0, 0]) as fn(&mut Config), with_service_cidrs] {
+            world.configure(configure);
+            let seen = world.egress(Port::Uplink, &init).refused(Counter::RefusedOwnAssociation);
+            assert_eq!((seen.source, seen.destination), (frontend, own));
+            let message = seen.sctp.expect("it is SCTP");
+            assert_eq!((message.tag, message.has(ABORT)), (INITIATE_TAG, true));
+        }
+        let abort = sctp(own, frontend).chunks(&[ABORT]).bytes();
+        world.egress(Port::Uplink, &abort).dropped(Counter::NotAnswered);
+        let to_nobody = sctp(own, SocketAddr::new(net.nobody, 2905)).syn().bytes();
+        world.egress(Port::Uplink, &to_nobody).dropped(Counter::NobodysAddress);
+        // A load balancer leads it back to a node, and a pod may have any address.
+        let balanced = sctp(own, SocketAddr::new(net.load_balancer, 2905)).syn().bytes();
+        world.egress(Port::Uplink, &balanced).passed(Counter::NoService);
+        world.egress(Port::Pod, &init).passed(Counter::NoService);
     });
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use svclb_common::datapath::Attachment;
 use svclb_common::service::scope;
-use svclb_common::verdict::{Counter, Verdict};
+use svclb_common::verdict::{Action, Counter};
 use svclb_tests::packet::sctp::INITIATE_TAG;
 use svclb_tests::packet::sctp::kind::{
     ABORT, COOKIE_ACK, COOKIE_ECHO, DATA, HEARTBEAT, HEARTBEAT_ACK, INIT, INIT_ACK, SACK, SHUTDOWN, SHUTDOWN_ACK,
@@ -331,8 +331,8 @@ fn left_to_the_device(world: &World, request: Vec<u8>) -> Vec<u8> {
         mark: 0,
         copies: Vec::new(),
     };
-    let verdict = env.run(true, &mut packet, Attachment::ETHERNET);
-    assert!(matches!(verdict, Verdict::Refuse(_)), "{verdict:?}");
+    let action = env.run(true, &mut packet, Attachment::ETHERNET);
+    assert_eq!(action, Action::Back);
     let crc = packet::sctp::checksum(&packet.bytes[l4..]);
     packet.bytes[l4 + 8..l4 + 12].copy_from_slice(&crc);
     packet.bytes
@@ -367,7 +367,8 @@ fn a_checksum_that_is_left_to_the_device_stays_0_and_one_that_happens_to_be_0_do
             let mut bytes = request.clone();
             bytes[l4 + 8..l4 + 12].fill(0);
             let mut packet = HostPacket { bytes, summed, segmented: false, device: 1, mark: 0, copies: Vec::new() };
-            assert_eq!(env.run(true, &mut packet, Attachment::ETHERNET), Verdict::Translate);
+            assert_eq!(env.run(true, &mut packet, Attachment::ETHERNET), Action::Next);
+            assert_ne!(packet.bytes[14..], request[14..], "it is translated");
             assert_eq!(packet.bytes[l4 + 8..l4 + 12] == [0; 4], expected, "{summed:?}");
         }
     });

@@ -38,7 +38,7 @@ use crate::parse::{self, Headers, Piece};
 use crate::schema::{FragmentKey, hook};
 use crate::select::{Choice, Chosen};
 use crate::snat_port::Claim;
-use crate::verdict::{Counter, DropReason, Refusal, Verdict};
+use crate::verdict::{Action, Counter, DropReason, Refusal, Verdict};
 
 /// What a program knows of the device it is attached to; constant in each entry point.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -156,21 +156,18 @@ fn network_layer<P: Packet>(packet: &P, attachment: Attachment) -> parse::Link {
 
 /// A packet enters the node.
 #[inline(always)]
-pub fn ingress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachment, scratch: &mut Scratch) -> Verdict {
+pub fn ingress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachment, scratch: &mut Scratch) -> Action {
     if attachment.stacked && packet.mark() == env.config().mark {
-        return pass(env, Counter::Marked);
+        return pass(env, Counter::Marked).action();
     }
     // The mark survives the way through a veth pair into another namespace.
     packet.set_mark(0);
     match network_layer(packet, attachment) {
         Ok((false, l3)) => ingress_of(packet, env, attachment, l3, &mut scratch.v4),
         Ok((true, l3)) => ingress_of(packet, env, attachment, l3, &mut scratch.v6),
-        Err(why) => pass(env, why),
+        Err(why) => pass(env, why).action(),
     }
 }
-
-/// The verdict of a packet that cuts its connection.
-const CUT: u16 = Verdict::Refuse(Refusal::GoneBackend).to_bits();
 
 /// The steps that decide, and then those that turn the packet into an answer: one after the other, so that their
 /// stacks do not add up.
@@ -181,22 +178,22 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     attachment: Attachment,
     l3: usize,
     work: &mut Work<A>,
-) -> Verdict {
+) -> Action {
     work.attachment = attachment;
     work.device = packet.device();
     // As a number: kernel 6.1 lets nobody put the undefined half of a verdict without a reason aside.
     let verdict = if let Some(verdict) = read(packet, env, hook::INGRESS, l3, work) {
         verdict.to_bits()
     } else {
-        let verdict = decide_at_ingress(packet, env, work).to_bits();
+        let verdict = decide_at_ingress(packet, env, work);
         leave(packet, env, work, verdict);
         verdict
     };
-    match Verdict::from_bits(verdict) {
-        Verdict::Refuse(Refusal::GoneBackend) => cut::cut(packet, env, work, Direction::Original),
-        Verdict::Refuse(why) => refuse::refuse(packet, env, work, why),
-        Verdict::Answer => portless::answer(packet, env, work),
-        verdict => verdict,
+    match Verdict::refusal_of(verdict) {
+        Some(Refusal::GoneBackend) => cut::cut(packet, env, work, Direction::Original).action(),
+        Some(why) => refuse::refuse(packet, env, work, why).action(),
+        None if verdict == Verdict::Answer.to_bits() => portless::answer(packet, env, work).action(),
+        None => Verdict::action_of(verdict),
     }
 }
 
@@ -229,12 +226,12 @@ fn leave<A: Answer, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &W
 }
 
 #[inline(always)]
-fn decide_at_ingress<A: Answer, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Verdict {
+fn decide_at_ingress<A: Answer, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> u16 {
     let headers = &work.headers;
     if headers.protocol == A::ICMP {
         return match icmp::quoted(packet, work) {
-            Ok(()) => icmp::ingress(packet, env, work),
-            Err(why) => portless::ingress(packet, env, work, why),
+            Ok(()) => icmp::ingress(packet, env, work).to_bits(),
+            Err(why) => portless::ingress(packet, env, work, why).to_bits(),
         };
     }
     let protocol = headers.protocol;
@@ -243,33 +240,33 @@ fn decide_at_ingress<A: Answer, P: Packet, E: Env + Tables<A>>(packet: &mut P, e
     let from_backend = !headers.opens_connection() && interest::is_backend::<A, E>(env, work.sender_hash);
     let to_frontend = interest::is_frontend(env, headers.receiver(), protocol);
     if !from_backend && !to_frontend {
-        return pass(env, Counter::NoService);
+        return pass(env, Counter::NoService).to_bits();
     }
     if from_backend && let Some(verdict) = reply::ingress(packet, env, work) {
-        return verdict;
+        return verdict.to_bits();
     }
     if to_frontend {
         return request::ingress(packet, env, work);
     }
-    pass(env, Counter::NoService)
+    pass(env, Counter::NoService).to_bits()
 }
 
 /// A packet leaves the node, or goes from it to a pod.
 #[inline(always)]
-pub fn egress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachment, scratch: &mut Scratch) -> Verdict {
+pub fn egress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachment, scratch: &mut Scratch) -> Action {
     // Only packets that need no other source bear the mark: everything else is looked up, because
     // what ingress saw may have been changed since (a masquerade of the CNI, say).
     if packet.mark() == env.config().mark {
-        return pass(env, Counter::Marked);
+        return pass(env, Counter::Marked).action();
     }
     match network_layer(packet, attachment) {
         Ok((false, l3)) => egress_of(packet, env, attachment, l3, &mut scratch.v4),
         Ok((true, l3)) => egress_of(packet, env, attachment, l3, &mut scratch.v6),
-        Err(why) => pass(env, why),
+        Err(why) => pass(env, why).action(),
     }
 }
 
-/// As [`ingress_of`]; the one refusal that there is at egress is that of a connection which is cut.
+/// As at ingress: steps that decide, then the one that turns the packet into an answer or two.
 #[inline(always)]
 fn egress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     packet: &mut P,
@@ -277,18 +274,19 @@ fn egress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     attachment: Attachment,
     l3: usize,
     work: &mut Work<A>,
-) -> Verdict {
+) -> Action {
+    work.attachment = attachment;
     work.device = packet.device();
     if let Some(verdict) = read(packet, env, hook::EGRESS, l3, work) {
-        return verdict;
+        return verdict.action();
     }
     let verdict = whole_egress(packet, env, work).to_bits();
     leave(packet, env, work, verdict);
-    if verdict == CUT {
-        work.attachment = attachment;
-        return cut::cut(packet, env, work, Direction::Reply);
+    match Verdict::refusal_of(verdict) {
+        Some(Refusal::GoneBackend) => cut::cut(packet, env, work, Direction::Reply).action(),
+        Some(why) => refuse::refuse(packet, env, work, why).action(),
+        None => Verdict::action_of(verdict),
     }
-    Verdict::from_bits(verdict)
 }
 
 #[inline(always)]

@@ -7,7 +7,9 @@
 //!
 //! An address of a ServiceCIDR that no Service has, or that is served by another proxy on this node, is let alone until
 //! it is about to leave the node: then nobody has taken it on, and it would wander to the default route and beyond.
-//! kube-proxy's nftables mode drops the same at forward and output.
+//! kube-proxy's nftables mode drops the same at forward and output. What is sent by SCTP to a Service's cluster IP comes so
+//! far from processes of the node alone, whose sockets of SCTP no hook sees (`connect` hooks are run for TCP and UDP): it
+//! is refused, so that they need not wait.
 
 use super::refuse::{self, Answer};
 use super::{Work, drop, pass};
@@ -20,7 +22,7 @@ use crate::packet::Packet;
 use crate::parse::Network;
 use crate::service::{self, Whole, role};
 use crate::verdict::{Counter, DropReason, Refusal, Verdict};
-use crate::wire::icmp;
+use crate::wire::{icmp, protocol};
 
 /// A packet without ports enters the node; `why` it passes, if it is none of ours. A refusal or an answer is the
 /// caller's to carry out.
@@ -87,9 +89,30 @@ fn reply<A: Answer, P: Packet>(packet: &mut P, work: &Work<A>) -> Option<()> {
 /// A packet that nobody has translated leaves the node; `why` it passes, if it may.
 #[inline(always)]
 pub fn egress<A: Address, E: Env + Tables<A>>(env: &E, work: &Work<A>, why: Counter) -> Verdict {
-    if config::in_service_cidrs(env.config(), work.headers.destination)
-        && env.device(work.device).is_some_and(|device| matches!(device.role, role::NODE | role::TUNNEL))
-    {
+    let headers = &work.headers;
+    if headers.protocol == protocol::SCTP || config::in_service_cidrs(env.config(), headers.destination) {
+        return untaken(env, work, why);
+    }
+    pass(env, why)
+}
+
+/// What becomes of a packet that is by SCTP or for an address of a ServiceCIDR, and that nobody has taken on. A refusal is
+/// the caller's to carry out.
+#[inline(never)]
+fn untaken<A: Address, E: Env + Tables<A>>(env: &E, work: &Work<A>, why: Counter) -> Verdict {
+    let destination = work.headers.destination;
+    let by_sctp = work.headers.protocol == protocol::SCTP && interest::is_frontend_address(env, destination);
+    let in_cidr = config::in_service_cidrs(env.config(), destination);
+    if !by_sctp && !in_cidr {
+        return pass(env, why);
+    }
+    if !env.device(work.device).is_some_and(|device| matches!(device.role, role::NODE | role::TUNNEL)) {
+        return pass(env, why);
+    }
+    if by_sctp && matches!(service::whole_address(env, destination), Whole::ClusterIp) {
+        return Verdict::Refuse(Refusal::OwnAssociation);
+    }
+    if in_cidr {
         return drop(env, DropReason::NobodysAddress);
     }
     pass(env, why)

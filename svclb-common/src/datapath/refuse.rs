@@ -1,6 +1,7 @@
 //! Answering a packet that nobody serves: a TCP reset, ABORT in SCTP ([`sctp`]), ICMP port unreachable for the rest.
 //!
-//! The packet is turned into its own answer and goes back out of the device it came from. The answer
+//! The packet is turned into its own answer and goes back where it came from: out of the device by which it entered, or
+//! in by the device by which it was about to leave. The answer
 //! is right whatever state the checksum was in: where it was left to the device
 //! (`CHECKSUM_PARTIAL`), the device will still complete it after us. In a reset that is what we want;
 //! in a quotation it changes two bytes after our ICMP checksum was computed, in a way that is known

@@ -17,11 +17,12 @@ use crate::wire::protocol;
 /// Backends that are tried for a client whose port already talks to the one picked.
 const PICKS: u32 = 4;
 
-/// Translates a packet whose destination may be a frontend. A refusal is the caller's to carry out.
+/// Translates a packet whose destination may be a frontend. A refusal is the caller's to carry out; the verdict is in
+/// bits for its sake ([`Verdict::to_bits`]).
 ///
 /// The steps are functions of their own, one after the other, so that their stacks do not add up.
 #[inline(always)]
-pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Verdict {
+pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> u16 {
     // Most flows are new when a SYN comes: who may serve it is found out while the flow's bucket is on its way
     // from memory.
     let opens = work.headers.opens_connection();
@@ -32,25 +33,26 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &
     let known = find(env, work);
     if known != Known::GoesOn {
         if known == Known::IsStale {
-            return Verdict::Refuse(Refusal::StaleAssociation);
+            return Verdict::Refuse(Refusal::StaleAssociation).to_bits();
         }
         if known == Known::IsCut {
-            return Verdict::Refuse(Refusal::GoneBackend);
+            return Verdict::Refuse(Refusal::GoneBackend).to_bits();
         }
         if !opens {
             if work.headers.is_reset() {
-                return pass(env, Counter::ResetWithoutFlow);
+                return pass(env, Counter::ResetWithoutFlow).to_bits();
             }
             env.locate(work);
         }
-        if let Some(verdict) = turned_away(env, work) {
-            return verdict;
+        if work.choice.list.count == 0 {
+            turn_away(env, work);
+            return work.verdict;
         }
         if !env.choose(work, known == Known::IsOver) {
-            return Verdict::from_bits(work.verdict);
+            return work.verdict;
         }
     }
-    translate(packet, env, work)
+    translate(packet, env, work).to_bits()
 }
 
 /// What the flow table says of a request.
@@ -134,18 +136,14 @@ pub fn locate<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) {
     }
 }
 
-/// What becomes of a packet for which [`locate`] found nobody, counted; `None` if there is somebody.
+/// Counts a packet for which [`locate`] found nobody.
 #[inline(always)]
-fn turned_away<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Option<Verdict> {
-    if work.choice.list.count > 0 {
-        return None;
-    }
+fn turn_away<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) {
     let verdict = Verdict::from_bits(work.verdict);
     count_turned_away::<A, E>(env, work.choice.service, verdict);
     if verdict == Verdict::Pass {
         env.count(Counter::NoService);
     }
-    Some(verdict)
 }
 
 /// Picks a backend and enters the flow, which is in `work.lookup` afterwards; or says in `work.verdict` why not.

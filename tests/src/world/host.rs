@@ -16,7 +16,7 @@ use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Fragment, FragmentKey, Masquerade,
     MasqueradeKey, Service, ServiceCounters, ServiceKey, ServiceRef, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
 };
-use svclb_common::verdict::{COUNTER_SLOTS, Counter, Verdict};
+use svclb_common::verdict::{Action, COUNTER_SLOTS, Counter};
 use svclb_userspace::model::FamilyAddress;
 use svclb_userspace::tables::fake::FakeTables;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -233,7 +233,7 @@ impl HostEnv {
     }
 
     /// Runs a hook.
-    pub fn run(&self, ingress: bool, packet: &mut HostPacket, attachment: Attachment) -> Verdict {
+    pub fn run(&self, ingress: bool, packet: &mut HostPacket, attachment: Attachment) -> Action {
         let mut scratch = Scratch::default();
         if ingress {
             datapath::ingress(packet, self, attachment, &mut scratch)

@@ -25,7 +25,7 @@ use svclb_common::datapath::Attachment;
 use svclb_common::env::TICK_SHIFT;
 use svclb_common::schema::{Device, LAYOUT};
 use svclb_common::service::role;
-use svclb_common::verdict::{Counter, Verdict};
+use svclb_common::verdict::{Action, Counter};
 use svclb_userspace::plan::Limits;
 
 /// What a device is to a packet test.
@@ -389,9 +389,9 @@ impl World {
                     mark: 0,
                     copies: Vec::new(),
                 };
-                let verdict = env.run(ingress, &mut packet, attachment);
+                let action = env.run(ingress, &mut packet, attachment);
                 self.random = env.random.get();
-                (action(verdict), packet.bytes, packet.copies)
+                (number(action), packet.bytes, packet.copies)
             }
             Machine::Kernel(env) => {
                 env.set_time(self.now, self.random);
@@ -441,12 +441,12 @@ impl World {
     }
 }
 
-/// What svclb-ebpf returns to the kernel for a verdict.
-const fn action(verdict: Verdict) -> i32 {
-    match verdict {
-        Verdict::Pass | Verdict::Translate => NEXT,
-        Verdict::Refuse(_) | Verdict::Answer => SENT_BACK,
-        Verdict::Drop(_) => DROPPED,
+/// What svclb-ebpf returns to the kernel for an action.
+const fn number(action: Action) -> i32 {
+    match action {
+        Action::Next => NEXT,
+        Action::Back => SENT_BACK,
+        Action::Drop => DROPPED,
     }
 }
 

@@ -49,7 +49,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
         differs: &[Differs {
             subject: Subject::Svclb,
             cases: |case| case.protocol == Protocol::Sctp,
-            reason: "the kernel asks nobody about the SCTP sockets of the node's own processes, which are not served",
+            reason: "the kernel asks nobody about the SCTP sockets of the node's own processes: they are refused at once",
         }],
         run: |play| Box::pin(nodes_are_seen_as_themselves(play)),
         ..ORDINARY
