@@ -115,6 +115,20 @@ fn all_frontends_of_a_port_share_a_clients_endpoint() {
 }
 
 #[test]
+fn a_connection_whose_two_ends_are_taken_strays_alone() {
+    Net::everywhere(|world, net, frame, protocol| {
+        Scene::default().add(world, &sticky(net, protocol));
+        let mut client = Client::of_pod(net, frame);
+        pick(world, 3, 8);
+        let (first, _) = client.open(world, net.cluster);
+        pick(world, 5, 8);
+        let (other, used) = client.send(world, net.load_balancer);
+        assert_eq!((other.port(), used), (5, false), "the first has a flow from this port, which is to the cluster IP");
+        assert_eq!(client.open(world, net.load_balancer), (first, true), "the next goes to its own again");
+    });
+}
+
+#[test]
 fn each_port_of_a_service_and_each_client_has_an_endpoint_of_its_own() {
     Net::everywhere(|world, net, frame, protocol| {
         let mut scene = Scene::default();

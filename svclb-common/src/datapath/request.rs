@@ -168,6 +168,9 @@ fn pick_and_enter<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>, a
     let client = work.headers.source;
     let sticky = work.choice.affinity > 0;
     let mut reason = DropReason::Inconsistent;
+    // The backend of the client's affinity has a flow of the same two ends already, through another frontend: this one
+    // goes elsewhere, and the next to its own again.
+    let mut strays = false;
     let mut attempt = 0;
     while attempt < PICKS {
         let recalled = sticky && attempt == 0 && affinity::recall(env, &work.choice, client, now, &mut work.chosen);
@@ -192,6 +195,7 @@ fn pick_and_enter<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>, a
             }
             Inserted::Conflict => {
                 reason = DropReason::TupleTaken;
+                strays |= recalled;
                 continue;
             }
             Inserted::Full => return Some(DropReason::FlowTableFull),
@@ -200,7 +204,9 @@ fn pick_and_enter<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>, a
             if recalled {
                 env.count(Counter::AffinityUsed);
             }
-            affinity::remember(env, &work.choice, client, work.chosen.reference, now);
+            if !strays {
+                affinity::remember(env, &work.choice, client, work.chosen.reference, now);
+            }
         }
         work.lookup.found.way = work.new.way;
         return None;
