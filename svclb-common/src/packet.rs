@@ -2,11 +2,16 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-/// A packet at a `tc` hook: in the kernel an `sk_buff`, on the host a buffer with the same metadata.
+/// What a hook can do with a packet at XDP and at `tc` alike: in the kernel a frame in the driver's memory or an
+/// `sk_buff`, on the host a buffer.
 ///
 /// Offsets count from the first byte of the link-layer header (of the IP header on devices without
 /// one). Every access is checked; `None` means that the packet has no such bytes.
-pub trait Packet {
+pub trait Frame {
+    /// Whether nothing but the bytes says what the checksums are: whoever changes what a transport checksum covers
+    /// updates the field, and is done.
+    const PLAIN_CHECKSUMS: bool;
+
     /// Length in bytes, link-layer header included.
     fn length(&self) -> u32;
 
@@ -15,7 +20,7 @@ pub trait Packet {
 
     /// Writes a header or a field. The bytes must exist. Does not keep a checksum that a device gave
     /// for the whole packet (`CHECKSUM_COMPLETE`): the caller's changes sum to zero, or it says so by
-    /// [`Packet::add_l4_checksum`].
+    /// [`Frame::add_l4_checksum`].
     fn write<T: IntoBytes + Immutable + Copy>(&mut self, offset: usize, value: &T) -> Option<()>;
 
     /// Adds `difference` to the transport checksum at `offset` as the kernel's
@@ -32,6 +37,12 @@ pub trait Packet {
     /// sum of the whole packet (`CHECKSUM_COMPLETE`). A helper call.
     fn add_packet_sum(&mut self, difference: u32);
 
+    /// Index of the device at whose hook the packet is.
+    fn device(&self) -> u32;
+}
+
+/// A packet at a `tc` hook: in the kernel an `sk_buff`, on the host a buffer with the same metadata.
+pub trait Packet: Frame {
     /// One's complement sum of `length` bytes, for answers only. `length` is at most
     /// [`MAX_SUM`]; `offset` and the start of the sum are 16-bit aligned to each other.
     fn sum(&self, offset: usize, length: usize) -> Option<u32>;
@@ -48,9 +59,6 @@ pub trait Packet {
 
     /// Whether it stands for several segments that a device will cut (GSO).
     fn is_segmented(&self) -> bool;
-
-    /// Index of the device at whose hook the packet is.
-    fn device(&self) -> u32;
 
     /// The 16-bit mark (`tc_index`) that travels with the packet through the node.
     fn mark(&self) -> u16;

@@ -9,7 +9,7 @@
 mod chunks;
 
 use crate::addr::{Addr4, Addr6, Address, Be16, Endpoint};
-use crate::packet::Packet;
+use crate::packet::Frame;
 use crate::verdict::Counter;
 use crate::wire::ethernet::{Ethernet, VlanTag, ethertype};
 use crate::wire::{ipv4, ipv6, protocol, sctp, tcp, udp};
@@ -50,6 +50,8 @@ pub trait Network: Address {
     const SOURCE: usize;
     /// Offset of the destination address.
     const DESTINATION: usize;
+    /// Offset of the 16-bit word with the hops that are left.
+    const HOPS: usize;
     /// The protocol number of this family's ICMP.
     const ICMP: u8;
     /// Seconds for which a receiver waits for the rest of a datagram: 30 in Linux (`IP_FRAG_TIME`; RFC 791 has 15 for
@@ -58,17 +60,18 @@ pub trait Network: Address {
 
     /// Reads the network header at `l3`. Which part of a datagram a fragment is, is then in `part`; without, fragments
     /// are not read: [`Counter::Fragment`]. Behind the first fragment of a datagram there are no more headers.
-    fn network<P: Packet>(packet: &P, l3: usize, part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter>;
+    fn network<F: Frame>(packet: &F, l3: usize, part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter>;
 }
 
 impl Network for Addr4 {
     const SOURCE: usize = ipv4::SOURCE;
     const DESTINATION: usize = ipv4::DESTINATION;
+    const HOPS: usize = ipv4::HOPS;
     const ICMP: u8 = protocol::ICMP;
     const REASSEMBLY_SECONDS: u32 = 30;
 
     #[inline(always)]
-    fn network<P: Packet>(packet: &P, l3: usize, part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter> {
+    fn network<F: Frame>(packet: &F, l3: usize, part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter> {
         let header: ipv4::Ipv4 = packet.read(l3).ok_or(Counter::Malformed)?;
         let length = (header.version_ihl & 15) as u32 * 4;
         let total = header.total_length.get() as u32;
@@ -96,11 +99,12 @@ impl Network for Addr4 {
 impl Network for Addr6 {
     const SOURCE: usize = ipv6::SOURCE;
     const DESTINATION: usize = ipv6::DESTINATION;
+    const HOPS: usize = ipv6::HOPS;
     const ICMP: u8 = protocol::ICMPV6;
     const REASSEMBLY_SECONDS: u32 = 60;
 
     #[inline(always)]
-    fn network<P: Packet>(packet: &P, l3: usize, mut part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter> {
+    fn network<F: Frame>(packet: &F, l3: usize, mut part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter> {
         let header: ipv6::Ipv6 = packet.read(l3).ok_or(Counter::Malformed)?;
         if header.version_class_flow[0] >> 4 != 6 {
             return Err(Counter::Malformed);
@@ -256,7 +260,7 @@ struct Ports {
 /// ports ([`Counter::OtherProtocol`]) the network header is there. A function of its own, so that its buffers are off
 /// the stack again when the packet goes on.
 #[inline(never)]
-pub fn headers<A: Network, P: Packet>(packet: &P, l3: usize, headers: &mut Headers<A>) -> Result<(), Counter> {
+pub fn headers<A: Network, F: Frame>(packet: &F, l3: usize, headers: &mut Headers<A>) -> Result<(), Counter> {
     let network = A::network(packet, l3, None)?;
     transport(packet, network, l3, 0, headers)
 }
@@ -274,8 +278,8 @@ pub struct Piece {
 
 /// Reads the headers of a fragment of TCP or UDP: with ports if it is a first one and they are in it.
 #[inline(never)]
-pub fn fragment<A: Network, P: Packet>(
-    packet: &P,
+pub fn fragment<A: Network, F: Frame>(
+    packet: &F,
     l3: usize,
     headers: &mut Headers<A>,
     piece: &mut Piece,
@@ -306,8 +310,8 @@ pub fn fragment<A: Network, P: Packet>(
 }
 
 #[inline(always)]
-fn transport<A: Network, P: Packet>(
-    packet: &P,
+fn transport<A: Network, F: Frame>(
+    packet: &F,
     network: NetworkHeader<A>,
     l3: usize,
     fragment: u16,
@@ -338,7 +342,7 @@ fn transport<A: Network, P: Packet>(
 /// Ports of a transport header of which not all may be there, as in an ICMP error: its first four bytes always are
 /// (RFC 792 quotes eight).
 #[inline(always)]
-pub fn quoted_ports<P: Packet>(packet: &P, l4: usize) -> Option<(Be16, Be16)> {
+pub fn quoted_ports<F: Frame>(packet: &F, l4: usize) -> Option<(Be16, Be16)> {
     let ports: Ports = packet.read(l4)?;
     Some((ports.source, ports.destination))
 }
@@ -348,7 +352,7 @@ pub type Link = Result<(bool, usize), Counter>;
 
 /// Looks behind an Ethernet header and up to two VLAN tags.
 #[inline(always)]
-pub fn link_layer<P: Packet>(packet: &P) -> Link {
+pub fn link_layer<F: Frame>(packet: &F) -> Link {
     let ethernet: Ethernet = packet.read(0).ok_or(Counter::Malformed)?;
     let mut kind = ethernet.ethertype;
     let mut l3 = size_of::<Ethernet>();
@@ -370,7 +374,7 @@ pub fn link_layer<P: Packet>(packet: &P) -> Link {
 
 /// Looks at a packet without a link-layer header.
 #[inline(always)]
-pub fn bare_ip<P: Packet>(packet: &P) -> Link {
+pub fn bare_ip<F: Frame>(packet: &F) -> Link {
     // Two bytes, as a check for one is compiled to a comparison from which the verifier learns nothing.
     let first: [u8; 2] = packet.read(0).ok_or(Counter::Malformed)?;
     match first[0] >> 4 {

@@ -13,9 +13,9 @@
 //! receiver looks at it, as it says nothing of the CRC.
 
 use crate::addr::{Address, Be16, Endpoint};
-use crate::checksum::{difference, is_zero, update, update_partial};
+use crate::checksum::{add, difference, fold16, is_zero, update, update_partial};
 use crate::crc32c;
-use crate::packet::Packet;
+use crate::packet::Frame;
 use crate::parse::{Headers, Network};
 use crate::wire::{ipv4, protocol};
 
@@ -30,12 +30,7 @@ pub enum Side {
 
 /// Replaces one end of a packet. `None` if the packet could not be written.
 #[inline(always)]
-pub fn rewrite<A: Network, P: Packet>(
-    packet: &mut P,
-    headers: &Headers<A>,
-    side: Side,
-    to: &Endpoint<A>,
-) -> Option<()> {
+pub fn rewrite<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, side: Side, to: &Endpoint<A>) -> Option<()> {
     if headers.protocol == protocol::SCTP {
         update_crc(packet, headers, side, to.port)?;
     }
@@ -44,34 +39,96 @@ pub fn rewrite<A: Network, P: Packet>(
 
 /// [`rewrite`] but for the CRC of SCTP.
 #[inline(never)]
-fn rewrite_end<A: Network, P: Packet>(
-    packet: &mut P,
+fn rewrite_end<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, side: Side, to: &Endpoint<A>) -> Option<()> {
+    let changed = write_end(packet, headers, side, to)?;
+    if !A::IS_V6 {
+        network_checksum(packet, headers.l3, changed.address)?;
+    }
+    update_transport(packet, headers, changed)
+}
+
+/// Replaces both ends of a packet that a router sends on, and takes one of its hops, of which there are more: each checksum
+/// is updated once. `None` if the packet could not be written.
+#[inline(always)]
+pub fn forward<A: Network, F: Frame>(
+    packet: &mut F,
+    headers: &Headers<A>,
+    source: &Endpoint<A>,
+    destination: &Endpoint<A>,
+) -> Option<()> {
+    if headers.protocol == protocol::SCTP {
+        update_crc(packet, headers, Side::Source, source.port)?;
+        update_crc(packet, headers, Side::Destination, destination.port)?;
+    }
+    let hop = take_hop::<A, F>(packet, headers.l3)?;
+    let from = write_end(packet, headers, Side::Source, source)?;
+    let to = write_end(packet, headers, Side::Destination, destination)?;
+    let changed = Changed { address: add(from.address, to.address), port: add(from.port, to.port) };
+    if A::IS_V6 {
+        // No checksum makes up for it.
+        packet.add_packet_sum(hop);
+    } else {
+        network_checksum(packet, headers.l3, add(hop, changed.address))?;
+    }
+    update_transport(packet, headers, changed)
+}
+
+/// What another address and port change in the sums that cover them.
+#[derive(Clone, Copy)]
+struct Changed {
+    address: u32,
+    port: u32,
+}
+
+/// Writes address and port, and no checksum.
+#[inline(always)]
+fn write_end<A: Network, F: Frame>(
+    packet: &mut F,
     headers: &Headers<A>,
     side: Side,
     to: &Endpoint<A>,
-) -> Option<()> {
+) -> Option<Changed> {
     let (from, address_at, port_at) = match side {
         Side::Source => (headers.sender(), A::SOURCE, 0),
         Side::Destination => (headers.receiver(), A::DESTINATION, 2),
     };
-    let address = difference(from.address.sum(), to.address.sum());
-    let port = difference(from.port.0 as u32, to.port.0 as u32);
-    let at = headers.checksum();
-    let field: u16 = packet.read(at)?;
     packet.write(headers.l3 + address_at, &to.address)?;
-    if !A::IS_V6 {
-        network_checksum(packet, headers.l3, address)?;
-    }
     if to.port != from.port {
         packet.write(headers.l4 + port_at, &to.port)?;
     }
+    Some(Changed {
+        address: difference(from.address.sum(), to.address.sum()),
+        port: difference(from.port.0 as u32, to.port.0 as u32),
+    })
+}
+
+/// Takes one of the hops that a packet has left. What it changes in the sum of the header.
+#[inline(always)]
+fn take_hop<A: Network, F: Frame>(packet: &mut F, l3: usize) -> Option<u32> {
+    // A word of the header, of which the hops are the first byte in IPv4 and the last in IPv6.
+    let word: [u8; 2] = packet.read(l3 + A::HOPS)?;
+    let [high, low] = word;
+    let less = if A::IS_V6 { [high, low.wrapping_sub(1)] } else { [high.wrapping_sub(1), low] };
+    packet.write(l3 + A::HOPS, &less)?;
+    Some(difference(u16::from_ne_bytes(word) as u32, u16::from_ne_bytes(less) as u32))
+}
+
+/// Brings the transport checksum to what was changed.
+#[inline(always)]
+fn update_transport<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, changed: Changed) -> Option<()> {
     if headers.protocol == protocol::SCTP {
         return Some(());
     }
+    let at = headers.checksum();
+    let field: u16 = packet.read(at)?;
     if headers.protocol == protocol::UDP && field == 0 {
         return Some(()); // sent without a checksum (RFC 768)
     }
-    let sum = transport_checksum::<A, P>(packet, at, field, address, port)?;
+    let sum = if F::PLAIN_CHECKSUMS {
+        update(field, add(changed.address, changed.port))
+    } else {
+        transport_checksum::<A, F>(packet, at, field, changed)?
+    };
     // In UDP 0 would mean "none" (RFC 768).
     let sum = if headers.protocol == protocol::UDP && sum == 0 { 0xffff } else { sum };
     packet.write(at, &sum)
@@ -80,7 +137,7 @@ fn rewrite_end<A: Network, P: Packet>(
 /// Brings the CRC of an SCTP packet to another port at one end, unless it is left to the device. A function of its own, so
 /// that TCP and UDP do not pay for it, and not called by [`rewrite_end`], whose stack would be below it.
 #[inline(never)]
-fn update_crc<A: Network, P: Packet>(packet: &mut P, headers: &Headers<A>, side: Side, to: Be16) -> Option<()> {
+fn update_crc<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, side: Side, to: Be16) -> Option<()> {
     let at = headers.checksum();
     let field: u32 = packet.read(at)?;
     if field == 0 && is_partial(packet, at)? {
@@ -101,7 +158,7 @@ pub fn crc_after<A: Network>(headers: &Headers<A>, side: Side, field: u32, to: B
 
 /// Replaces one address of a fragment that has no transport header. `None` if the packet could not be written.
 #[inline(always)]
-pub fn rewrite_address<A: Network, P: Packet>(packet: &mut P, headers: &Headers<A>, side: Side, to: A) -> Option<()> {
+pub fn rewrite_address<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, side: Side, to: A) -> Option<()> {
     let (from, address_at) = match side {
         Side::Source => (headers.source, A::SOURCE),
         Side::Destination => (headers.destination, A::DESTINATION),
@@ -119,19 +176,18 @@ pub fn rewrite_address<A: Network, P: Packet>(packet: &mut P, headers: &Headers<
 /// Updates the IPv4 header checksum. The whole header sums to the same as before, so a checksum of the
 /// whole packet stays right.
 #[inline(always)]
-pub fn network_checksum<P: Packet>(packet: &mut P, l3: usize, difference: u32) -> Option<()> {
+pub fn network_checksum<F: Frame>(packet: &mut F, l3: usize, difference: u32) -> Option<()> {
     let field: u16 = packet.read(l3 + ipv4::CHECKSUM)?;
     packet.write(l3 + ipv4::CHECKSUM, &update(field, difference))
 }
 
-/// The transport checksum after a change of address and port; `field` is its value before.
+/// The transport checksum at `at` after a change of address and port; `field` is its value before.
 #[inline(always)]
-fn transport_checksum<A: Address, P: Packet>(
-    packet: &mut P,
+fn transport_checksum<A: Address, F: Frame>(
+    packet: &mut F,
     at: usize,
     field: u16,
-    address: u32,
-    port: u32,
+    Changed { address, port }: Changed,
 ) -> Option<u16> {
     // IPv4: the address changes the header checksum too, so a sum of the whole packet moves by what the
     // transport field moves, and the helper must be told (`pseudo`). IPv6 has no header checksum:
@@ -153,9 +209,19 @@ fn transport_checksum<A: Address, P: Packet>(
     Some(update(after, port))
 }
 
+/// Whether the checksum of a TCP or UDP frame looks as if a device were to complete it: the field is the sum of the pseudo
+/// header. At XDP nothing else says so, and one in 65,536 finished checksums looks the same.
+#[inline(always)]
+pub fn looks_unfinished<A: Network, F: Frame>(packet: &F, headers: &Headers<A>) -> Option<bool> {
+    let field: u16 = packet.read(headers.checksum())?;
+    let addresses = add(headers.source.sum(), headers.destination.sum());
+    let rest = (headers.protocol as u16).to_be() as u32 + (headers.payload as u16).to_be() as u32;
+    Some(field == fold16(add(addresses, rest)))
+}
+
 /// Whether the device is to complete the transport checksum at `at`. Slow; for answers, and for SCTP if the field is 0.
 #[inline(always)]
-pub fn is_partial<P: Packet>(packet: &mut P, at: usize) -> Option<bool> {
+pub fn is_partial<F: Frame>(packet: &mut F, at: usize) -> Option<bool> {
     let field: u16 = packet.read(at)?;
     // Any difference that changes a finished checksum will do.
     let probe = 1;

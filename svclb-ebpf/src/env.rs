@@ -2,12 +2,12 @@
 
 use crate::buckets::{prefetch, read_bucket, read_frontends, with_lock};
 use crate::maps;
-use crate::packet::Skb;
 use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use aya_ebpf::helpers::generated::{
     bpf_get_prandom_u32, bpf_jiffies64, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
 };
+use core::ffi::c_void;
 use core::intrinsics::{AtomicOrdering, atomic_cxchg};
 use core::ptr::{read_volatile, write_volatile};
 use svclb_common::addr::{Addr4, Addr6, Address};
@@ -46,15 +46,15 @@ const THIS_NAMESPACE: u64 = u64::MAX;
 pub(crate) struct Kernel {
     /// CONFIG's value.
     pub(crate) config: &'static Config,
-    /// The packet, as helpers want it.
-    pub(crate) skb: Skb,
+    /// The packet, as helpers want it: the kernel's context of the program, whatever kind that is of.
+    pub(crate) context: *mut c_void,
 }
 
 impl Kernel {
     /// For what looks only at tables.
     #[inline(always)]
     pub(crate) const fn without_packet(config: &'static Config) -> Self {
-        Self { config, skb: Skb { ctx: core::ptr::null_mut() } }
+        Self { config, context: core::ptr::null_mut() }
     }
 }
 
@@ -154,7 +154,7 @@ socket_tuple!(Addr6, ipv6, 36);
 /// Whether a connected socket of this node has the conversation of `key`. The kernel has no such question for SCTP
 /// sockets.
 #[inline(always)]
-fn has_socket<A: SocketTuple>(skb: Skb, key: &MasqueradeKey<A>) -> bool {
+fn has_socket<A: SocketTuple>(context: *mut c_void, key: &MasqueradeKey<A>) -> bool {
     if testing() || key.protocol == protocol::SCTP {
         return false;
     }
@@ -163,9 +163,9 @@ fn has_socket<A: SocketTuple>(skb: Skb, key: &MasqueradeKey<A>) -> bool {
     // SAFETY: the tuple is initialised and as long as SIZE says; the socket is released below.
     let socket: *mut bpf_sock = unsafe {
         if is_tcp {
-            bpf_skc_lookup_tcp(skb.ctx.cast(), &mut tuple, A::SIZE, THIS_NAMESPACE, 0)
+            bpf_skc_lookup_tcp(context.cast(), &mut tuple, A::SIZE, THIS_NAMESPACE, 0)
         } else {
-            bpf_sk_lookup_udp(skb.ctx.cast(), &mut tuple, A::SIZE, THIS_NAMESPACE, 0)
+            bpf_sk_lookup_udp(context.cast(), &mut tuple, A::SIZE, THIS_NAMESPACE, 0)
         }
     };
     if socket.is_null() {
@@ -243,7 +243,7 @@ macro_rules! tables {
             let (Some(config), Some(claim)) = (maps::CONFIG.get(0), unsafe { claim.as_ref() }) else { return 0 };
             // A copy of our own: kernel 6.1 takes no key of a map from the memory that a caller gave.
             let claim = *claim;
-            u32::from(snat_port::enter(&Kernel { config, skb: Skb { ctx } }, &claim))
+            u32::from(snat_port::enter(&Kernel { config, context: ctx.cast() }, &claim))
         }
 
         impl Tables<$address> for Kernel {
@@ -259,7 +259,7 @@ macro_rules! tables {
 
             #[inline(always)]
             fn enter_claim(&self, claim: &mut Claim<$address>) -> bool {
-                $enter_claim(self.skb.ctx, claim) != 0
+                $enter_claim(self.context.cast(), claim) != 0
             }
 
             #[inline(always)]
@@ -438,7 +438,7 @@ macro_rules! tables {
 
             #[inline(always)]
             fn has_socket(&self, key: &MasqueradeKey<$address>) -> bool {
-                has_socket(self.skb, key)
+                has_socket(self.context, key)
             }
 
             #[inline(always)]

@@ -12,7 +12,7 @@ use aya_ebpf::helpers::generated::{
 };
 use core::arch::asm;
 use core::mem::MaybeUninit;
-use svclb_common::packet::{MAX_SUM, Packet};
+use svclb_common::packet::{Frame, MAX_SUM, Packet};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 /// `BPF_F_PSEUDO_HDR`: the checksum covers a pseudo header.
@@ -32,7 +32,7 @@ const CHUNK: usize = 64;
 /// `offset` if it is small enough, as a value that the verifier knows to be: kernel 6.1 forgets what a
 /// comparison told about a register when the compiler saved the value before it and loads it after it.
 #[inline(always)]
-fn bounded(offset: usize) -> Option<usize> {
+pub(crate) fn bounded(offset: usize) -> Option<usize> {
     if offset > MAX_OFFSET {
         return None;
     }
@@ -63,7 +63,9 @@ impl Skb {
     }
 }
 
-impl Packet for Skb {
+impl Frame for Skb {
+    const PLAIN_CHECKSUMS: bool = false;
+
     #[inline(always)]
     fn length(&self) -> u32 {
         // SAFETY: as in `linear`.
@@ -120,6 +122,14 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
+    fn device(&self) -> u32 {
+        // SAFETY: as in `linear`.
+        unsafe { (*self.ctx).ifindex }
+    }
+}
+
+impl Packet for Skb {
+    #[inline(always)]
     fn sum(&self, offset: usize, length: usize) -> Option<u32> {
         u32::try_from(sum_packet(self.ctx, offset as u32, length as u32)).ok()
     }
@@ -158,12 +168,6 @@ impl Packet for Skb {
     fn is_segmented(&self) -> bool {
         // SAFETY: as in `linear`.
         unsafe { (*self.ctx).gso_size != 0 }
-    }
-
-    #[inline(always)]
-    fn device(&self) -> u32 {
-        // SAFETY: as in `linear`.
-        unsafe { (*self.ctx).ifindex }
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_redirect;
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use svclb_common::datapath::{self, Attachment};
-use svclb_common::packet::Packet;
+use svclb_common::packet::Frame;
 use svclb_common::verdict::Action;
 
 /// Go on with the next program, then the stack (`TCX_NEXT`; the same number is `TC_ACT_UNSPEC` on
@@ -43,7 +43,7 @@ macro_rules! hook {
             let Some(scratch) = maps::SCRATCH.get_ptr_mut(0) else { return NEXT };
             // SAFETY: this CPU's value; `tc` programs of one CPU do not interrupt each other.
             let scratch = unsafe { &mut *scratch };
-            let kernel = Kernel { config, skb };
+            let kernel = Kernel { config, context: skb.ctx.cast() };
             let action = datapath::$hook(&mut skb, &kernel, Attachment::$attachment, scratch);
             number(&skb, action, $back)
         }

@@ -1,6 +1,6 @@
 //! What the chunks of an SCTP packet say of its association.
 
-use crate::packet::Packet;
+use crate::packet::Frame;
 use crate::wire::sctp::{Chunk, LENGTH, Sctp, chunk, signal, signal_of};
 
 /// Chunks that are looked at. INIT, INIT ACK and SHUTDOWN COMPLETE stand alone, COOKIE ECHO and COOKIE ACK come first
@@ -12,7 +12,7 @@ const MAX_CHUNKS: usize = 4;
 /// `payload`: bytes from the common header at `l4` to the end of the packet. A function of its own, so that TCP and UDP
 /// do not pay for it.
 #[inline(never)]
-pub(super) fn signal<P: Packet>(packet: &P, header: &Sctp, l4: usize, payload: u32) -> u8 {
+pub(super) fn signal<F: Frame>(packet: &F, header: &Sctp, l4: usize, payload: u32) -> u8 {
     let mut at = LENGTH;
     let mut read = 0;
     while read < MAX_CHUNKS && at + size_of::<Chunk>() <= payload as usize {

@@ -52,6 +52,8 @@ pub const FRAGMENT_MASK: u16 = 0xfff9;
 pub const FRAGMENT_OFFSET: u16 = 0xfff8;
 /// Offset of the flags and the offset in the fragment header.
 pub const FRAGMENT_FIELD: usize = 2;
+/// Offset of the word whose last byte is the hops that are left; the first is the type of the next header.
+pub const HOPS: usize = 6;
 /// Offset of the source address; the destination follows.
 pub const SOURCE: usize = 8;
 /// Offset of the destination address.

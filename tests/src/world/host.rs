@@ -11,7 +11,7 @@ use svclb_common::datapath::{self, Attachment, Scratch};
 use svclb_common::env::{Env, Peek, Place, ServiceEvent, Tables, Tick};
 use svclb_common::flow_table::{Change, Sought};
 use svclb_common::hash::next_test_random;
-use svclb_common::packet::Packet;
+use svclb_common::packet::{Frame, Packet};
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Fragment, FragmentKey, Masquerade,
     MasqueradeKey, Service, ServiceCounters, ServiceKey, ServiceRef, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
@@ -51,7 +51,9 @@ pub struct HostPacket {
     pub copies: Vec<Vec<u8>>,
 }
 
-impl Packet for HostPacket {
+impl Frame for HostPacket {
+    const PLAIN_CHECKSUMS: bool = false;
+
     fn length(&self) -> u32 {
         self.bytes.len() as u32
     }
@@ -86,6 +88,12 @@ impl Packet for HostPacket {
         }
     }
 
+    fn device(&self) -> u32 {
+        self.device
+    }
+}
+
+impl Packet for HostPacket {
     fn sum(&self, offset: usize, length: usize) -> Option<u32> {
         Some(checksum::sum(self.bytes.get(offset..offset + length)?))
     }
@@ -111,10 +119,6 @@ impl Packet for HostPacket {
 
     fn is_segmented(&self) -> bool {
         self.segmented
-    }
-
-    fn device(&self) -> u32 {
-        self.device
     }
 
     fn mark(&self) -> u16 {
