@@ -8,7 +8,7 @@ use svclb_tests::{
         Cluster, Options, Subject,
         images::Images,
         programs::Programs,
-        suite::{self, Outcome, Selection, Verdict},
+        suite::{self, Outcome, Part, Selection, Verdict},
     },
     net,
 };
@@ -147,14 +147,30 @@ async fn tests(
     progress: &Progress,
 ) -> Result<Vec<Outcome>> {
     let selection = Selection { focus: args.focus.clone(), skip: args.skip.clone(), parallel: args.parallel };
-    let mut command = suite::command(cluster, programs, &selection, logs)?;
     let log = logs.join("tests.log");
     let mut file = fs::File::create(&log).with_context(|| format!("make {}", log.display()))?;
-    let errors = file.try_clone().context("share the tests' log")?;
+    let mut counts = Counts::default();
+    let mut outcomes = Vec::new();
+    for part in Part::ALL {
+        let command = suite::command(cluster, programs, &selection, part, logs)?;
+        follow(command, &mut file, &mut counts, progress).await?;
+        outcomes.extend(suite::read(logs, part, &args.focus)?);
+    }
+    ensure!(!outcomes.is_empty(), "no test has a name that `{}` matches", args.focus);
+    Ok(outcomes)
+}
+
+/// Runs ginkgo to its end. Its exit code says no more than its report.
+async fn follow(
+    mut command: std::process::Command,
+    log: &mut fs::File,
+    counts: &mut Counts,
+    progress: &Progress,
+) -> Result<()> {
+    let errors = log.try_clone().context("share the tests' log")?;
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors);
     let mut child = Command::from(command).kill_on_drop(true).spawn().context("start ginkgo")?;
     let mut lines = BufReader::new(child.stdout.take().context("ginkgo has no output")?).lines();
-    let mut counts = Counts::default();
     let interrupted = interruption();
     tokio::pin!(interrupted);
     loop {
@@ -163,7 +179,7 @@ async fn tests(
             _ = &mut interrupted => bail!("interrupted"),
             line = lines.next_line() => {
                 let Some(line) = line.context("read what the tests print")? else { break };
-                std::io::Write::write_all(&mut file, format!("{line}\n").as_bytes()).context("write the tests' log")?;
+                std::io::Write::write_all(log, format!("{line}\n").as_bytes()).context("write the tests' log")?;
                 if let Some(said) = counts.take(&line) {
                     progress.line(&said);
                 }
@@ -171,11 +187,8 @@ async fn tests(
             }
         }
     }
-    // Its exit code says no more than the report.
     child.wait().await.context("wait for ginkgo")?;
-    let outcomes = suite::read(logs, &args.focus)?;
-    ensure!(!outcomes.is_empty(), "no test has a name that `{}` matches", args.focus);
-    Ok(outcomes)
+    Ok(())
 }
 
 /// What ginkgo has said so far: a line that begins with a dot ends a test, and the next one is the test's name.

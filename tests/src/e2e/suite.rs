@@ -31,11 +31,54 @@ pub struct Selection {
     pub parallel: u16,
 }
 
-/// The command that runs the tests. It writes `report.json` into `folder`.
-pub fn command(cluster: &Cluster, programs: &Programs, selection: &Selection, folder: &Path) -> Result<Command> {
+/// The tests that may run beside each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Those that leave alone what others use.
+    Peaceful,
+    /// Those that restart it (`[Disruptive]`), one at a time.
+    Disruptive,
+}
+
+impl Part {
+    /// All, in the order in which they are run.
+    pub const ALL: [Self; 2] = [Self::Peaceful, Self::Disruptive];
+
+    const fn labels(self) -> &'static str {
+        match self {
+            Self::Peaceful => "!Disruptive",
+            Self::Disruptive => "Disruptive",
+        }
+    }
+
+    const fn report(self) -> &'static str {
+        match self {
+            Self::Peaceful => "report.json",
+            Self::Disruptive => "report-disruptive.json",
+        }
+    }
+
+    const fn at_a_time(self, parallel: u16) -> u16 {
+        match self {
+            Self::Peaceful => parallel,
+            Self::Disruptive => 1,
+        }
+    }
+}
+
+/// The command that runs a part of the tests. It writes a report into `folder`, for [`read`].
+pub fn command(
+    cluster: &Cluster,
+    programs: &Programs,
+    selection: &Selection,
+    part: Part,
+    folder: &Path,
+) -> Result<Command> {
     // ginkgo takes a program for tests by the end of its name.
     let tests = folder.join("network.test");
-    symlink(programs.suite(), &tests).with_context(|| format!("link {}", tests.display()))?;
+    if !tests.exists() {
+        symlink(programs.suite(), &tests).with_context(|| format!("link {}", tests.display()))?;
+    }
     let mut skip: Vec<&str> = NOT_HERE.iter().map(|(tests, _)| *tests).collect();
     if !kernel_has_sctp() {
         skip.push("Feature:SCTPConnectivity");
@@ -44,10 +87,11 @@ pub fn command(cluster: &Cluster, programs: &Programs, selection: &Selection, fo
     let mut command = cluster.plane().netns().command(programs.of_kubernetes("ginkgo"));
     command
         .args(["--no-color", "--timeout=6h", "--output-interceptor-mode=none", "-v"])
-        .arg(format!("--procs={}", selection.parallel))
+        .arg(format!("--procs={}", part.at_a_time(selection.parallel)))
+        .arg(format!("--label-filter={}", part.labels()))
         .arg(format!("--focus={}", selection.focus))
         .arg(format!("--skip={}", skip.join("|")))
-        .arg("--json-report=report.json")
+        .arg(format!("--json-report={}", part.report()))
         .arg(format!("--output-dir={}", folder.display()))
         .arg(tests)
         .arg("--")
@@ -92,9 +136,9 @@ pub struct Outcome {
     pub verdict: Verdict,
 }
 
-/// Reads ginkgo's report: the tests that matched `focus` and were not left out.
-pub fn read(folder: &Path, focus: &str) -> Result<Vec<Outcome>> {
-    let file = folder.join("report.json");
+/// Reads ginkgo's report on a part: the tests that matched `focus` and were not left out.
+pub fn read(folder: &Path, part: Part, focus: &str) -> Result<Vec<Outcome>> {
+    let file = folder.join(part.report());
     let text = fs::read_to_string(&file)
         .with_context(|| format!("read {}: the tests ended before they wrote it", file.display()))?;
     outcomes(&text, focus).with_context(|| format!("read {}", file.display()))
