@@ -53,7 +53,7 @@ async fn every_path(network: PodNetwork, policy: bool, lab: LabOptions) -> Resul
     let options = SceneOptions { lab, network, policy, ..SceneOptions::default() };
     let mut scene = Scene::new(options, &all_kinds()).await?;
     for datagram in LENGTHS {
-        let effort = Effort { datagram, ..Effort::default() };
+        let effort = Effort { datagram, stream: datagram, ..Effort::default() };
         scene.expect_good_round_with(effort).await.with_context(|| format!("datagrams of {datagram} bytes"))?;
     }
     Ok(())

@@ -9,39 +9,43 @@ use std::{
 
 use anyhow::Result;
 use svclb_tests::net::{
-    Client, FailureKind, Inventory, Lab, LabOptions, Load, LoadPlan, Offload, PodNetwork, Policy, SourcePort, Underlay,
+    Client, FailureKind, Families, Inventory, Lab, LabOptions, Load, LoadPlan, Offload, PodNetwork, Policy, SourcePort,
+    Underlay,
 };
 
 const DEADLINE: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_reach_each_other_in_every_kind_of_lab() -> Result<()> {
-    for underlay in [Underlay::Direct, Underlay::Vxlan] {
-        for offload in [Offload::On, Offload::Off] {
-            let lab = Lab::new(LabOptions { underlay, offload, control_plane: true, ..LabOptions::default() })?;
-            for network in [PodNetwork::Routed, PodNetwork::Bridged, PodNetwork::Ptp] {
-                let client = lab.node(1).pod("client", network)?;
-                for node in lab.nodes() {
-                    let server = node.pod("server", network)?;
-                    let _answerer = server.answer(&[80])?;
-                    for (netns, own) in
-                        [(client.netns(), client.address()), (&lab.client().netns, lab.client().address)]
-                    {
-                        let asker = Client::new(netns, DEADLINE);
-                        for address in server.address().both() {
-                            let to = SocketAddr::new(address, 80);
-                            let place = format!("{underlay:?} {offload:?} {network:?} {} -> {to}", netns.label());
-                            if underlay == Underlay::Vxlan && netns.label() == "outside client" && node.number() == 2 {
-                                continue;
-                            }
-                            let reply = asker.http(to).await.expect(&place);
-                            assert_eq!(reply.answer.pod, "server", "{place}");
-                            assert_eq!(reply.answer.client.ip(), own.of_family(address), "{place}");
-                            let reply = asker.udp(to).await.expect(&place);
-                            assert_eq!(reply.answer.client.ip(), own.of_family(address), "{place}");
-                            let reply = asker.sctp(to).await.expect(&place);
-                            assert_eq!(reply.answer.client.ip(), own.of_family(address), "{place}");
+    for (underlay, families, offload) in [
+        (Underlay::Direct, Families::Both, Offload::On),
+        (Underlay::Direct, Families::Both, Offload::Off),
+        (Underlay::Direct, Families::Ipv6, Offload::Gro),
+        (Underlay::Vxlan, Families::Both, Offload::Off),
+        (Underlay::Vxlan, Families::Ipv6, Offload::On),
+    ] {
+        let lab = Lab::new(LabOptions { underlay, offload, families, control_plane: true, ..LabOptions::default() })?;
+        for network in [PodNetwork::Routed, PodNetwork::Bridged, PodNetwork::Ptp] {
+            let client = lab.node(1).pod("client", network)?;
+            for node in lab.nodes() {
+                let server = node.pod("server", network)?;
+                let _answerer = server.answer(&[80])?;
+                for (netns, own) in [(client.netns(), client.address()), (&lab.client().netns, lab.client().address)] {
+                    let asker = Client::new(netns, DEADLINE);
+                    for address in server.addresses() {
+                        let to = SocketAddr::new(address, 80);
+                        let place =
+                            format!("{underlay:?} {families:?} {offload:?} {network:?} {} -> {to}", netns.label());
+                        if underlay == Underlay::Vxlan && netns.label() == "outside client" && node.number() == 2 {
+                            continue;
                         }
+                        let reply = asker.http(to).await.expect(&place);
+                        assert_eq!(reply.answer.pod, "server", "{place}");
+                        assert_eq!(reply.answer.client.ip(), own.of_family(address), "{place}");
+                        let reply = asker.udp(to).await.expect(&place);
+                        assert_eq!(reply.answer.client.ip(), own.of_family(address), "{place}");
+                        let reply = asker.sctp(to).await.expect(&place);
+                        assert_eq!(reply.answer.client.ip(), own.of_family(address), "{place}");
                     }
                 }
             }

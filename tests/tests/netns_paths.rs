@@ -1,19 +1,26 @@
 //! Every path to a Service, with an agent on each node: strict reverse path check, a network policy in the
-//! FORWARD hook and kubelet's rule in INPUT and OUTPUT, pods routed, bridged and point to point, checksum offload on and off, TCX and clsact.
+//! FORWARD hook and kubelet's rule in INPUT and OUTPUT, pods routed, bridged and point to point, VXLAN between nodes, nodes
+//! with both families and with IPv6 alone, offloads on, off and GRO, TCX and clsact. First a request each, then a
+//! megabyte in both directions.
 #![cfg(feature = "kernel")]
 
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result};
-use svclb_tests::net::{Client, LabOptions, Offload, PodNetwork, Scene, SceneOptions, Underlay};
+use svclb_tests::net::{Client, Effort, Families, LabOptions, Offload, PodNetwork, Scene, SceneOptions, Underlay};
 
 const EXAMPLE: &str = include_str!("../../examples/httpd.yaml");
 
 async fn every_path(network: PodNetwork, offload: Offload, attach: &'static str) -> Result<()> {
-    let lab = LabOptions { offload, ..LabOptions::default() };
+    every_path_in(LabOptions { offload, ..LabOptions::default() }, network, attach).await
+}
+
+async fn every_path_in(lab: LabOptions, network: PodNetwork, attach: &'static str) -> Result<()> {
     let options = SceneOptions { lab, network, attach, policy: true, ..SceneOptions::default() };
     let mut scene = Scene::new(options, EXAMPLE).await?;
-    scene.expect_good_round().await
+    scene.expect_good_round().await?;
+    let bulk = Effort { at_least: 1, deadline: Duration::from_secs(10), stream: 1 << 20, ..Effort::default() };
+    scene.expect_good_round_with(bulk).await.context("a megabyte over TCP")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -80,13 +87,24 @@ async fn every_path_works_with_clsact_and_bridged_pods() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_path_works_over_vxlan_between_nodes() -> Result<()> {
-    for network in [PodNetwork::Routed, PodNetwork::Ptp] {
-        let lab = LabOptions { underlay: Underlay::Vxlan, offload: Offload::Off, ..LabOptions::default() };
-        let options = SceneOptions { lab, network, policy: true, ..SceneOptions::default() };
-        let mut scene = Scene::new(options, EXAMPLE).await?;
-        scene.expect_good_round().await?;
-    }
-    Ok(())
+    let over = |offload| LabOptions { underlay: Underlay::Vxlan, offload, ..LabOptions::default() };
+    every_path_in(over(Offload::Off), PodNetwork::Routed, "auto").await?;
+    every_path_in(over(Offload::On), PodNetwork::Bridged, "auto").await?;
+    every_path_in(over(Offload::Off), PodNetwork::Ptp, "auto").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_path_works_where_nodes_join_what_they_receive() -> Result<()> {
+    every_path(PodNetwork::Routed, Offload::Gro, "auto").await?;
+    let lab = LabOptions { underlay: Underlay::Vxlan, offload: Offload::Gro, ..LabOptions::default() };
+    every_path_in(lab, PodNetwork::Bridged, "auto").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_path_works_where_there_is_ipv6_alone() -> Result<()> {
+    let lab = |underlay| LabOptions { families: Families::Ipv6, underlay, ..LabOptions::default() };
+    every_path_in(lab(Underlay::Direct), PodNetwork::Routed, "auto").await?;
+    every_path_in(lab(Underlay::Vxlan), PodNetwork::Bridged, "auto").await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -185,7 +185,7 @@ impl Plan {
             "--service-account-issuer=https://kubernetes.default.svc".to_owned(),
             format!("--service-account-key-file={}", files.token_public_key.display()),
             format!("--service-account-signing-key-file={}", files.token_key.display()),
-            format!("--service-cluster-ip-range={}", service_ranges(*advertised)),
+            format!("--service-cluster-ip-range={}", service_ranges(&self.addresses)),
             "--authorization-mode=RBAC".to_owned(),
             "--token-auth-file=tokens.csv".to_owned(),
             "--allow-privileged=true".to_owned(),
@@ -291,10 +291,11 @@ fn write_and_rewind(mut file: fs::File, content: &str) -> Result<fs::File> {
     Ok(file)
 }
 
-/// The ranges of cluster IPs, that of the cluster's first family first: the one of the advertised address.
-fn service_ranges(advertised: IpAddr) -> String {
+/// The ranges of cluster IPs, one for each family of the control plane's addresses and in their order.
+fn service_ranges(addresses: &[IpAddr]) -> String {
     let [v4, v6] = SERVICE_RANGES;
-    if advertised.is_ipv6() { format!("{v6},{v4}") } else { format!("{v4},{v6}") }
+    let ranges: Vec<&str> = addresses.iter().map(|address| if address.is_ipv6() { v6 } else { v4 }).collect();
+    ranges.join(",")
 }
 
 /// All addresses of the families in use.

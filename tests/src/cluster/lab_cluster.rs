@@ -34,7 +34,8 @@ impl LabCluster {
     pub fn start(options: LabOptions, network: PodNetwork) -> Result<Self> {
         let lab = Arc::new(Lab::new(LabOptions { control_plane: true, ..options })?);
         let host = lab.control_plane().context("the lab has a host for the control plane")?;
-        let plane = ControlPlane::start(&host.netns, &host.address.both(), Controllers::OfServices)?;
+        let plane =
+            ControlPlane::start(&host.netns, &options.families.of(host.address.both()), Controllers::OfServices)?;
         let pods = PodRegister::default();
         let kubelets = LabPods::kubelets(&plane, &lab, network, &Handle::current(), &pods)?;
         Ok(Self { kubelets, plane, pods, lab })

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -83,8 +82,8 @@ impl LabPods {
         let node = self.lab.node(self.node);
         NodeWanted {
             name: node.name().to_owned(),
-            addresses: node.address().both().into(),
-            pod_cidrs: node.pod_prefixes().into(),
+            addresses: node.families().of(node.address().both()),
+            pod_cidrs: node.families().of(node.pod_prefixes()),
             zone: Some(format!("zone{}", self.node)),
         }
     }
@@ -112,7 +111,7 @@ impl PodRuntime for LabPods {
         let node = self.lab.node(self.node);
         let _context = self.answering.enter();
         if wanted.host_network {
-            let addresses: Vec<IpAddr> = node.address().both().into();
+            let addresses = node.families().of(node.address().both());
             let answerer = Answerer::start(node.netns(), &wanted.name, &addresses, &wanted.ports)?;
             let place =
                 PodPlace { node: self.node, network: None, address: node.address(), netns: node.netns().clone() };
@@ -129,10 +128,6 @@ impl PodRuntime for LabPods {
             netns: pod.netns().clone(),
         };
         let entry = self.register.enter(wanted, place);
-        Ok(RunningPod {
-            addresses: pod.address().both().into(),
-            server: Some(Box::new(answerer)),
-            place: Box::new((entry, pod)),
-        })
+        Ok(RunningPod { addresses: pod.addresses(), server: Some(Box::new(answerer)), place: Box::new((entry, pod)) })
     }
 }

@@ -2,6 +2,36 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// The families that the hosts of a lab have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Families {
+    /// IPv4 and IPv6.
+    #[default]
+    Both,
+    /// IPv6: nobody has an IPv4 address or route, but for loopback.
+    Ipv6,
+}
+
+impl Families {
+    /// What there is of two things, of which the first is of IPv4.
+    pub fn of<T>(self, [v4, v6]: [T; 2]) -> Vec<T> {
+        match self {
+            Self::Both => vec![v4, v6],
+            Self::Ipv6 => vec![v6],
+        }
+    }
+
+    /// Whether there is the family of this address.
+    pub fn has(self, address: IpAddr) -> bool {
+        self == Self::Both || address.is_ipv6()
+    }
+
+    /// What an agent is given as `--cluster-cidr`: the pods of all nodes.
+    pub fn cluster_cidr(self) -> String {
+        self.of(CLUSTER_CIDRS).join(",")
+    }
+}
+
 /// The IPv4 and the IPv6 address of one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Pair {
@@ -52,8 +82,8 @@ pub(super) fn pod(node: u8, host: u8) -> Pair {
     }
 }
 
-/// What an agent is given as `--cluster-cidr`: the pods of all nodes.
-pub const CLUSTER_CIDR: &str = "10.244.0.0/16,fd00:10:244::/48";
+/// The pods of all nodes.
+const CLUSTER_CIDRS: [&str; 2] = ["10.244.0.0/16", "fd00:10:244::/48"];
 
 /// The prefix of the pods of node `node`, both families.
 pub(super) fn pod_prefixes(node: u8) -> [String; 2] {

@@ -22,7 +22,7 @@ use tokio::{
 
 use svclb_userspace::config::DEFAULT_BPFFS;
 
-use super::{address::CLUSTER_CIDR, lab::Lab};
+use super::lab::Lab;
 
 /// How an agent is started. Cloned for each start, so that a restart is the same again.
 #[derive(Debug, Clone)]
@@ -87,7 +87,7 @@ impl Agent {
     /// Starts the agent of a node and waits until it has said `ready`. Call it from a thread that lives as
     /// long as the agent is wanted, so not from a blocking task.
     pub async fn start(lab: &Lab, node: u8, how: &AgentCommand) -> Result<Self> {
-        let node = lab.node(node);
+        let (node, cluster_cidr) = (lab.node(node), lab.options().families.cluster_cidr());
         let log = how.logs.join(format!("{}.log", node.name()));
         let mut command = lab.bpffs().applied_to(node.netns().command(&how.binary));
         let pins = lab.bpffs().folder(node.name());
@@ -95,7 +95,7 @@ impl Agent {
         command.arg("agent").arg(source).arg(place).args([name, node.name()]);
         let is_of_the_lab = !matches!(how.source, AgentSource::KubeProxyConfig(_));
         if is_of_the_lab {
-            command.arg("--bpffs").arg(&pins).args(["--cluster-cidr", CLUSTER_CIDR]);
+            command.arg("--bpffs").arg(&pins).args(["--cluster-cidr", &cluster_cidr]);
         }
         command.args(&how.more);
         let file = File::options().create(true).append(true).open(&log);

@@ -8,6 +8,8 @@ use std::{
 use anyhow::{Context, Result};
 use k8s_openapi::api::core::v1::{Service, ServiceSpec};
 
+use super::address::Families;
+
 /// The prefixes of cluster addresses.
 pub const SERVICE_CIDR: &str = "10.96.0.0/12,fd00:10:96::/108";
 
@@ -15,6 +17,7 @@ pub const SERVICE_CIDR: &str = "10.96.0.0/12,fd00:10:96::/108";
 /// that is free, so the same files lead to the same addresses.
 #[derive(Debug, Default)]
 pub struct Allocator {
+    families: Families,
     numbers: BTreeMap<String, u16>,
     node_ports: BTreeMap<String, i32>,
 }
@@ -23,6 +26,11 @@ pub struct Allocator {
 pub type Added = Vec<String>;
 
 impl Allocator {
+    /// For a cluster that has these families.
+    pub fn new(families: Families) -> Self {
+        Self { families, ..Self::default() }
+    }
+
     /// Completes all Services that exist now. What is written in them already stays.
     pub fn complete(&mut self, services: &mut [Service]) -> Result<Added> {
         let names: BTreeSet<String> = services.iter().map(full_name).collect();
@@ -55,7 +63,7 @@ impl Allocator {
         if addresses.is_empty() {
             addresses.extend(spec.cluster_ip.clone().filter(|address| !address.is_empty()));
         }
-        let families = families(spec, &addresses);
+        let families = families(self.families, spec, &addresses);
         let is_new = !self.numbers.contains_key(name);
         for family in families.iter().skip(addresses.len()) {
             let address = cluster_address(self.number(name)?, family == "IPv6");
@@ -106,16 +114,17 @@ impl Allocator {
     }
 }
 
-/// The families that the Service asks for, in its order.
-fn families(spec: &ServiceSpec, addresses: &[String]) -> Vec<String> {
+/// The families that the Service asks for, in its order; of those that it does not name as many as the cluster has.
+fn families(cluster: Families, spec: &ServiceSpec, addresses: &[String]) -> Vec<String> {
+    let there = cluster.of(["IPv4".to_owned(), "IPv6".to_owned()]);
     let of = |address: &String| if address.contains(':') { "IPv6" } else { "IPv4" }.to_owned();
     let mut families = spec.ip_families.clone().unwrap_or_else(|| addresses.iter().map(of).collect());
     if families.is_empty() {
-        families.push("IPv4".to_owned());
+        families.extend(there.first().cloned());
     }
     let dual = matches!(spec.ip_family_policy.as_deref(), Some("PreferDualStack" | "RequireDualStack"));
     if dual && families.len() == 1 {
-        families.push(if families == ["IPv4"] { "IPv6" } else { "IPv4" }.to_owned());
+        families.extend(there.into_iter().find(|family| !families.contains(family)));
     }
     families
 }
@@ -140,6 +149,15 @@ pub(super) fn full_name(service: &Service) -> String {
 #[cfg(test)]
 mod tests {
     use super::{super::manifests::Manifests, *};
+
+    #[test]
+    fn where_there_is_ipv6_alone_services_have_one_address() {
+        let both = "kind: Service\nmetadata: {name: both}\nspec: {ipFamilyPolicy: PreferDualStack, ports: []}\n---\n";
+        let any = "kind: Service\nmetadata: {name: any}\nspec: {ports: []}\n";
+        let specs = completed(&mut Allocator::new(Families::Ipv6), &format!("{both}{any}"));
+        assert_eq!(specs[0].cluster_ips.as_deref(), Some(&["fd00:10:96::10".to_owned()][..]));
+        assert_eq!(specs[1].cluster_ips.as_deref(), Some(&["fd00:10:96::11".to_owned()][..]));
+    }
 
     fn completed(allocator: &mut Allocator, text: &str) -> Vec<ServiceSpec> {
         let mut services = Manifests::parse(text).expect("valid").services;

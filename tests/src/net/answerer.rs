@@ -1,6 +1,6 @@
 //! What runs inside pods: a server that answers HTTP, UDP and SCTP with its name and the client that it sees.
 //!
-//! An answer is one JSON line, see [`Answer`]. The sockets are made inside the pod's namespace, bound to
+//! An answer is one JSON line, see [`Answer`]. What is posted is sent back as it comes, with the answer in a header. The sockets are made inside the pod's namespace, bound to
 //! each of the pod's addresses, so that an answer has the source that was asked.
 
 mod sctp;
@@ -16,8 +16,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use http_body_util::Full;
-use hyper::{Request, Response, body::Bytes, body::Incoming, server::conn::http1, service::service_fn};
+use http_body_util::{Either, Full};
+use hyper::{
+    Method, Request, Response,
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -52,8 +57,11 @@ impl Answer {
 /// Connections that may wait for being accepted: a full queue would look like a loss in the network.
 const BACKLOG: u32 = 4096;
 
-/// The longest datagram that is asked or answered, in bytes.
-pub(super) const LARGEST_DATAGRAM: usize = 16_384;
+/// The header that has the answer where the body is what was posted.
+pub(super) const ANSWER: &str = "x-answer";
+
+/// Room for every datagram that there can be, in bytes.
+pub(super) const LARGEST_DATAGRAM: usize = 65_535;
 
 /// How much a pod has answered.
 #[derive(Debug, Default)]
@@ -178,8 +186,16 @@ async fn answer_http(listener: TcpListener, pod: String, served: Arc<Served>) {
                 let service = service_fn(move |request: Request<Incoming>| {
                     served.http.fetch_add(1, Ordering::Relaxed);
                     let asked = request.uri().path().to_owned();
-                    let answer = Answer { pod: pod.clone(), client, local, asked };
-                    async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(answer.line())))) }
+                    let line = Answer { pod: pod.clone(), client, local, asked }.line();
+                    let response = if request.method() == Method::POST {
+                        let mut response = Response::new(Either::Right(request.into_body()));
+                        let answer = line.trim().parse().expect("JSON without line ends is good for a header");
+                        response.headers_mut().insert(ANSWER, answer);
+                        response
+                    } else {
+                        Response::new(Either::Left(Full::new(Bytes::from(line))))
+                    };
+                    async move { Ok::<_, Infallible>(response) }
                 });
                 connections.spawn(async move {
                     // The client sees what went wrong with its connection; there is nobody here to tell.

@@ -24,6 +24,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
+    address::Families,
     allocate::{Added, Allocator},
     answerer::Answerer,
     lab::Lab,
@@ -54,6 +55,7 @@ impl Ending {
 #[derive(Debug)]
 pub struct FileCluster {
     folder: PathBuf,
+    families: Families,
     network: PodNetwork,
     policy: Option<Arc<PolicyEngine>>,
     ending_as: Ending,
@@ -109,10 +111,11 @@ impl FileCluster {
         fs::create_dir_all(folder).with_context(|| format!("make the folder {}", folder.display()))?;
         let cluster = Self {
             folder: folder.to_owned(),
+            families: lab.options().families,
             network,
             policy: None,
             ending_as,
-            allocator: Allocator::default(),
+            allocator: Allocator::new(lab.options().families),
             workloads: BTreeMap::new(),
             ending: Vec::new(),
             services: Vec::new(),
@@ -223,7 +226,7 @@ impl FileCluster {
 
     /// Writes down what exists.
     fn publish(&self) -> Result<()> {
-        let pods = self.known_pods().map(Running::object).collect::<Result<Vec<_>>>()?;
+        let pods = self.known_pods().map(|pod| pod.object(self.families)).collect::<Result<Vec<_>>>()?;
         let mut services = Vec::new();
         for service in &self.services {
             services.push(serde_json::to_value(service)?);
@@ -257,11 +260,11 @@ impl Running {
     }
 
     /// The pod as the API server would show it.
-    fn object(&self) -> Result<Value> {
+    fn object(&self, families: Families) -> Result<Value> {
         let state = &self.state;
         let mut spec = self.spec.clone();
         spec.node_name = Some(format!("node{}", state.node));
-        let addresses: Vec<Value> = state.address.both().iter().map(|ip| json!({ "ip": ip })).collect();
+        let addresses = families.of(state.address.both().map(|ip| json!({ "ip": ip })));
         let mut metadata = json!({ "name": state.name, "namespace": state.namespace, "labels": state.labels });
         if let Some(ends) = self.ends {
             metadata["deletionTimestamp"] = json!(ends.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
@@ -273,7 +276,7 @@ impl Running {
             "spec": serde_json::to_value(&spec)?,
             "status": {
                 "phase": "Running",
-                "podIP": state.address.v4,
+                "podIP": addresses.first().map(|first| &first["ip"]),
                 "podIPs": addresses,
                 "conditions": [{ "type": "Ready", "status": "True" }],
             },
@@ -340,13 +343,13 @@ fn emptiest_node(lab: &Lab, pods: &[Running]) -> u8 {
 }
 
 fn node_object(node: &super::node::Node) -> Value {
-    let addresses: Vec<Value> =
-        node.address().both().iter().map(|address| json!({ "type": "InternalIP", "address": address })).collect();
+    let families = node.families();
+    let addresses = node.address().both().map(|address| json!({ "type": "InternalIP", "address": address }));
     json!({
         "apiVersion": "v1",
         "kind": "Node",
         "metadata": { "name": node.name(), "labels": { "kubernetes.io/hostname": node.name() } },
-        "spec": { "podCIDRs": super::address::pod_prefixes(node.number()) },
-        "status": { "addresses": addresses, "conditions": [{ "type": "Ready", "status": "True" }] },
+        "spec": { "podCIDRs": families.of(node.pod_prefixes()) },
+        "status": { "addresses": families.of(addresses), "conditions": [{ "type": "Ready", "status": "True" }] },
     })
 }

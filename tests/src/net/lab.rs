@@ -5,7 +5,7 @@
 //!   node2 192.0.2.12 ──┤ bridge of the router (.1) ──┤
 //!   control plane .10 ─┘                             └   (.1)
 //! ```
-//! All of it has IPv6 as well, with the same last digits. Nodes and router check the reverse path
+//! All of it has IPv6 as well, with the same last digits, or IPv6 alone. Nodes and router check the reverse path
 //! strictly. The router knows the way to the pods, as a network without an overlay needs it.
 
 use std::{fmt::Write as _, net::IpAddr};
@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::{
-    address::{self, Pair, on_node_network, outside, pod_prefixes},
+    address::{Families, Pair, on_node_network, outside, pod_prefixes},
     bpffs::Bpffs,
     link::{BUSY_CLIENT, QUICK_IPV6, STRICT_ROUTER},
     netns::Netns,
@@ -24,16 +24,39 @@ use super::{
 /// The numbers of the nodes of a lab of the usual size.
 pub const NODES: [u8; 2] = [1, 2];
 
-/// Whether devices compute and check checksums.
+/// What devices do for the hosts: checksums, and cutting and joining the packets of TCP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Offload {
-    /// As veth does it: no checksum is ever computed or checked.
+    /// As veth does it: no checksum is ever computed or checked, and TCP is never cut.
     #[default]
     On,
     /// `ethtool -K .. tx off rx off` on the nodes' devices, the outside client, and inside every second
     /// pod: so packets reach the hooks with the sum still to be computed and with the sum done, and every
     /// sum is checked in the end.
     Off,
+    /// Senders cut TCP and compute every sum, and nodes join what comes, as a network card's driver does (GRO): so the
+    /// hooks see packets that are chains of those which were received.
+    Gro,
+}
+
+impl Offload {
+    /// Features of the devices of a host that sends: a client, a pod.
+    pub(super) fn of_sender(self) -> &'static str {
+        match self {
+            Self::On => "",
+            Self::Off => "tx off rx off",
+            Self::Gro => "tx off tso off gso off",
+        }
+    }
+
+    /// Features of the devices of a host that forwards.
+    pub(super) fn of_router(self) -> &'static str {
+        match self {
+            Self::On => "",
+            Self::Off => "tx off rx off",
+            Self::Gro => "gro on",
+        }
+    }
 }
 
 /// How packets for pods travel between nodes.
@@ -42,7 +65,8 @@ pub enum Underlay {
     /// By routes to the other node's address.
     #[default]
     Direct,
-    /// Inside VXLAN, over a device `vxlan0` with an address of its own in the node's pod range.
+    /// Inside VXLAN, over a device `vxlan0` with an address of its own in the node's pod range. Pods' devices have its
+    /// MTU, which is smaller than that of the nodes.
     Vxlan,
 }
 
@@ -51,10 +75,12 @@ pub enum Underlay {
 pub struct LabOptions {
     /// How many nodes, with the numbers from 1 on.
     pub nodes: u8,
-    /// Checksum offload.
+    /// What devices do for the hosts.
     pub offload: Offload,
     /// The way between nodes.
     pub underlay: Underlay,
+    /// The families that hosts and pods have.
+    pub families: Families,
     /// Whether there is a host for the control plane.
     pub control_plane: bool,
 }
@@ -65,6 +91,7 @@ impl Default for LabOptions {
             nodes: NODES.len() as u8,
             offload: Offload::default(),
             underlay: Underlay::default(),
+            families: Families::default(),
             control_plane: false,
         }
     }
@@ -109,26 +136,27 @@ impl Lab {
             "link add nodes address 02:00:00:00:02:01 type bridge\n\
              link set nodes up\n\
              {}",
-            addresses("nodes", on_node_network(1))
+            addresses(options.families, "nodes", on_node_network(1))
         ))?;
         let nodes = options
             .numbers()
             .map(|number| {
-                let netns = wire(&router, Place::Node(number), options.offload)?;
+                let netns = wire(&router, Place::Node(number), options)?;
                 Node::new(number, netns, options)
             })
             .collect::<Result<Vec<_>>>()?;
-        let client = Host { netns: wire(&router, Place::Outside, options.offload)?, address: outside(10) };
+        let client = Host { netns: wire(&router, Place::Outside, options)?, address: outside(10) };
         client.netns.sysctls(BUSY_CLIENT)?;
         let control_plane = if options.control_plane {
-            let netns = wire(&router, Place::ControlPlane, options.offload)?;
+            let netns = wire(&router, Place::ControlPlane, options)?;
             Some(Host { netns, address: on_node_network(10) })
         } else {
             None
         };
         let mut ways = String::new();
         for node in &nodes {
-            for (prefix, via) in pod_prefixes(node.number()).iter().zip(node.address().both()) {
+            let ([v4, v6], [via4, via6]) = (pod_prefixes(node.number()), node.address().both());
+            for (prefix, via) in options.families.of([(v4, via4), (v6, via6)]) {
                 writeln!(ways, "route add {prefix} via {via}")?;
             }
         }
@@ -170,8 +198,11 @@ impl Lab {
         self.route_to_node(address, self.load_balancer_node().number())
     }
 
-    /// Leads an address to a node.
+    /// Leads an address to a node, if it is of a family of this lab.
     pub fn route_to_node(&self, address: IpAddr, node: u8) -> Result<()> {
+        if !self.options.families.has(address) {
+            return Ok(());
+        }
         let via = self.node(node).address().of_family(address);
         self.router.ip(&format!("route replace {address} via {via}\n"))
     }
@@ -207,7 +238,8 @@ enum Place {
 }
 
 /// Makes a host's namespace with `eth0`, its addresses and default routes, and the router's end of it.
-fn wire(router: &Netns, place: Place, offload: Offload) -> Result<Netns> {
+fn wire(router: &Netns, place: Place, options: LabOptions) -> Result<Netns> {
+    let families = options.families;
     let (label, port) = match place {
         Place::Node(number) => (format!("node{number}"), format!("node{number}")),
         Place::ControlPlane => ("control plane".to_owned(), "control".to_owned()),
@@ -227,24 +259,23 @@ fn wire(router: &Netns, place: Place, offload: Offload) -> Result<Netns> {
         "link add {port} type veth peer name eth0 netns {}\n{}link set {port} up\n",
         netns.path(),
         match place {
-            Place::Outside => addresses(&port, gateway),
+            Place::Outside => addresses(families, &port, gateway),
             Place::Node(_) | Place::ControlPlane => format!("link set {port} master nodes\n"),
         }
     ))?;
     netns.ip(&format!(
-        "link set eth0 up\n{}route add default via {}\nroute add default via {}\n",
-        addresses("eth0", own),
-        gateway.v4,
-        gateway.v6
+        "link set eth0 up\n{}{}",
+        addresses(families, "eth0", own),
+        families.of(gateway.both().map(|via| format!("route add default via {via}\n"))).concat()
     ))?;
-    if offload == Offload::Off {
-        netns.checksum_offload_off("eth0")?;
-        router.checksum_offload_off(&port)?;
-    }
+    let offload = options.offload;
+    netns.features("eth0", if matches!(place, Place::Node(_)) { offload.of_router() } else { offload.of_sender() })?;
+    router.features(&port, offload.of_router())?;
     Ok(netns)
 }
 
 /// The lines that give a device its addresses in the two networks of hosts.
-fn addresses(device: &str, pair: address::Pair) -> String {
-    format!("address add {}/24 dev {device}\naddress add {}/64 dev {device} nodad\n", pair.v4, pair.v6)
+fn addresses(families: Families, device: &str, pair: Pair) -> String {
+    let v4 = format!("address add {}/24 dev {device}\n", pair.v4);
+    families.of([v4, format!("address add {}/64 dev {device} nodad\n", pair.v6)]).concat()
 }

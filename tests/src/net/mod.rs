@@ -27,7 +27,7 @@ mod scene;
 mod state;
 mod stray;
 
-pub use address::{CLUSTER_CIDR, Pair};
+pub use address::{Families, Pair};
 pub use agent::{Agent, AgentCommand, AgentSource};
 pub use allocate::{Added, Allocator, SERVICE_CIDR};
 pub use answerer::{Answer, Answerer};

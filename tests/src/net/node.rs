@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result};
 
 use super::{
-    address::{self, Pair, on_node_network},
+    address::{self, Families, Pair, on_node_network},
     lab::{LabOptions, Offload, Underlay},
     netns::Netns,
     pod::{Pod, PodNetwork},
@@ -25,8 +25,7 @@ pub struct Node {
     name: String,
     netns: Netns,
     address: Pair,
-    offload: Offload,
-    underlay: Underlay,
+    options: LabOptions,
     hosts: Arc<Mutex<HostNumbers>>,
     bridge: Mutex<bool>,
 }
@@ -36,12 +35,12 @@ impl Node {
     pub(super) fn new(number: u8, netns: Netns, options: LabOptions) -> Result<Self> {
         for other in options.numbers().filter(|&other| other != number) {
             let lines = match options.underlay {
-                Underlay::Direct => direct_way(other),
-                Underlay::Vxlan => vxlan_way(number, other),
+                Underlay::Direct => direct_way(options.families, other),
+                Underlay::Vxlan => vxlan_way(options.families, number, other),
             };
             netns.ip(&lines)?;
-            if options.underlay == Underlay::Vxlan && options.offload == Offload::Off {
-                netns.checksum_offload_off("vxlan0")?;
+            if options.underlay == Underlay::Vxlan {
+                netns.features("vxlan0", options.offload.of_router())?;
             }
         }
         Ok(Self {
@@ -49,8 +48,7 @@ impl Node {
             name: format!("node{number}"),
             netns,
             address: on_node_network(10 + number),
-            offload: options.offload,
-            underlay: options.underlay,
+            options,
             hosts: Arc::default(),
             bridge: Mutex::new(false),
         })
@@ -71,9 +69,14 @@ impl Node {
         &self.netns
     }
 
-    /// Its addresses, on `eth0`.
+    /// Its addresses, on `eth0`. In a lab with IPv6 alone the other one is nobody's.
     pub fn address(&self) -> Pair {
         self.address
+    }
+
+    /// The families that it and its pods have.
+    pub fn families(&self) -> Families {
+        self.options.families
     }
 
     /// The ranges of its pods, IPv4 first.
@@ -90,7 +93,7 @@ impl Node {
     /// The source that a pod sees when this node masquerades a packet to it: the address of the device by
     /// which the packet leaves this node, and the node's own where that device has none.
     pub fn masquerade_address(&self, pods_node: u8, network: PodNetwork) -> Pair {
-        match (pods_node == self.number, network, self.underlay) {
+        match (pods_node == self.number, network, self.options.underlay) {
             (true, PodNetwork::Routed, _) | (false, _, Underlay::Direct) => self.address,
             (true, PodNetwork::Bridged | PodNetwork::Ptp, _) => self.gateway_address(),
             (false, _, Underlay::Vxlan) => tunnel_end(self.number),
@@ -99,9 +102,17 @@ impl Node {
 
     /// The sources that other nodes see where this one masquerades packets to their pods.
     pub fn addresses_seen_elsewhere(&self) -> [IpAddr; 2] {
-        match self.underlay {
+        match self.options.underlay {
             Underlay::Direct => self.address.both(),
             Underlay::Vxlan => tunnel_end(self.number).both(),
+        }
+    }
+
+    /// The MTU of its pods' devices.
+    pub(super) fn pod_mtu(&self) -> u32 {
+        match self.options.underlay {
+            Underlay::Direct => LINK_MTU,
+            Underlay::Vxlan => tunnel_mtu(self.families()),
         }
     }
 
@@ -111,14 +122,12 @@ impl Node {
         if network == PodNetwork::Bridged {
             self.need_bridge()?;
         }
-        let checked = self.offload == Offload::Off;
-        let sums_done = checked && host.number % 2 == 0;
+        let offload = self.options.offload;
+        let sums_done = offload != Offload::Off || host.number % 2 == 0;
         let pod = Pod::new(name, self, network, host)?;
-        if checked {
-            self.netns.checksum_offload_off(pod.device())?;
-        }
+        self.netns.features(pod.device(), offload.of_router())?;
         if sums_done {
-            pod.netns().checksum_offload_off("eth0")?;
+            pod.netns().features("eth0", offload.of_sender())?;
         }
         Ok(pod)
     }
@@ -129,57 +138,69 @@ impl Node {
         if *there {
             return Ok(());
         }
-        let own = self.gateway_address();
+        let (own, mtu) = (self.gateway_address(), self.pod_mtu());
         // A bridge without a hardware address of its own has the lowest one of its ports, so that a new pod
         // could change it, and the others' packets would go to the old one until they ask again.
         let hardware = format!("02:00:00:00:01:{:02x}", self.number);
         self.netns.ip(&format!(
-            "link add {BRIDGE} address {hardware} type bridge\n\
+            "link add {BRIDGE} mtu {mtu} address {hardware} type bridge\n\
              link set {BRIDGE} up\n\
-             address add {}/24 dev {BRIDGE}\n\
-             address add {}/64 dev {BRIDGE} nodad\n",
-            own.v4, own.v6
+             {}",
+            self.families().of(subnet_addresses(BRIDGE, own)).concat()
         ))?;
-        if self.offload == Offload::Off {
-            self.netns.checksum_offload_off(BRIDGE)?;
-        }
+        self.netns.features(BRIDGE, self.options.offload.of_router())?;
         *there = true;
         Ok(())
     }
 }
 
-/// Routes to the pods of another node through its address.
-fn direct_way(other: u8) -> String {
-    let [v4, v6] = address::pod_prefixes(other);
-    let via = on_node_network(10 + other);
-    format!("route add {v4} via {}\nroute add {v6} via {}\n", via.v4, via.v6)
+/// The lines that give a device an address in each family's subnet of a node's pods.
+pub(super) fn subnet_addresses(device: &str, own: Pair) -> [String; 2] {
+    [format!("address add {}/24 dev {device}\n", own.v4), format!("address add {}/64 dev {device} nodad\n", own.v6)]
 }
 
-/// A VXLAN device with fixed neighbours, as flannel sets it up.
-fn vxlan_way(own: u8, other: u8) -> String {
+/// Routes to the pods of another node through its address.
+fn direct_way(families: Families, other: u8) -> String {
+    let ([v4, v6], via) = (address::pod_prefixes(other), on_node_network(10 + other));
+    families.of([format!("route add {v4} via {}\n", via.v4), format!("route add {v6} via {}\n", via.v6)]).concat()
+}
+
+/// The MTU of devices that are no tunnels.
+const LINK_MTU: u32 = 1500;
+
+/// The MTU of VXLAN devices: an Ethernet header, UDP, VXLAN and the outer IP header are added to what is inside.
+fn tunnel_mtu(families: Families) -> u32 {
+    match families {
+        Families::Both => LINK_MTU - 50,
+        Families::Ipv6 => LINK_MTU - 70,
+    }
+}
+
+/// A VXLAN device with fixed neighbours, as flannel sets it up. Outer packets are IPv4 where there is IPv4.
+fn vxlan_way(families: Families, own: u8, other: u8) -> String {
     let [v4, v6] = address::pod_prefixes(other);
     let (own_end, other_end) = (tunnel_end(own), tunnel_end(other));
-    let (local, remote) = (on_node_network(10 + own), on_node_network(10 + other));
+    let outer = |node: u8| families.of(on_node_network(10 + node).both()).swap_remove(0);
     let hardware = |node: u8| format!("02:00:00:00:00:{node:02x}");
-    format!(
-        "link add vxlan0 address {own_mac} mtu 1450 type vxlan id 1 local {local} remote {remote} \
-         dev eth0 dstport 4789 nolearning\n\
-         link set vxlan0 up\n\
-         address add {own_v4}/32 dev vxlan0\n\
-         address add {own_v6}/128 dev vxlan0 nodad\n\
-         neighbour add {other_v4} lladdr {other_mac} dev vxlan0 nud permanent\n\
-         neighbour add {other_v6} lladdr {other_mac} dev vxlan0 nud permanent\n\
-         route add {v4} via {other_v4} dev vxlan0 onlink\n\
-         route add {v6} via {other_v6} dev vxlan0 onlink\n",
-        local = local.v4,
-        remote = remote.v4,
-        own_mac = hardware(own),
-        other_mac = hardware(other),
-        own_v4 = own_end.v4,
-        own_v6 = own_end.v6,
-        other_v4 = other_end.v4,
-        other_v6 = other_end.v6,
-    )
+    let device = format!(
+        "link add vxlan0 address {} mtu {} type vxlan id 1 local {} remote {} dev eth0 dstport 4789 nolearning\n\
+         link set vxlan0 up\n",
+        hardware(own),
+        tunnel_mtu(families),
+        outer(own),
+        outer(other),
+    );
+    let way = |own_end: String, other_end: IpAddr, pods: String| {
+        format!(
+            "address add {own_end} dev vxlan0\n\
+             neighbour add {other_end} lladdr {} dev vxlan0 nud permanent\n\
+             route add {pods} via {other_end} dev vxlan0 onlink\n",
+            hardware(other)
+        )
+    };
+    let v4 = way(format!("{}/32", own_end.v4), other_end.v4.into(), v4);
+    let v6 = way(format!("{}/128 nodad", own_end.v6), other_end.v6.into(), v6);
+    device + &families.of([v4, v6]).concat()
 }
 
 /// The address of a node's VXLAN device.

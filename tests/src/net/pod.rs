@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use super::{
-    address::{self, Pair},
+    address::{self, Families, Pair},
     answerer::Answerer,
     link::{BUSY_CLIENT, QUICK_IPV6},
     netns::Netns,
-    node::{BRIDGE, HostNumber, Node},
+    node::{BRIDGE, HostNumber, Node, subnet_addresses},
 };
 
 /// How pods are wired to their node.
@@ -34,6 +34,7 @@ pub struct Pod {
     name: String,
     node: u8,
     network: PodNetwork,
+    families: Families,
     netns: Netns,
     node_netns: Netns,
     address: Pair,
@@ -47,79 +48,23 @@ impl Pod {
         netns.sysctls(QUICK_IPV6)?;
         netns.sysctls(BUSY_CLIENT)?;
         let address = address::pod(node.number(), host.number);
-        let device = format!("pod{}", host.number);
-        let (inside, path) = (address, netns.path());
-        match network {
-            PodNetwork::Routed => {
-                node.netns().ip(&format!(
-                    "link add {device} address {NEXT_HOP_MAC} type veth peer name eth0 netns {path}\n\
-                     link set {device} up\n\
-                     address add fe80::1/64 dev {device} nodad\n\
-                     route add {}/32 dev {device}\n\
-                     route add {}/128 dev {device}\n",
-                    inside.v4, inside.v6
-                ))?;
-                netns.ip(&format!(
-                    "link set eth0 up\n\
-                     address add {}/32 dev eth0\n\
-                     address add {}/128 dev eth0 nodad\n\
-                     neighbour add 169.254.1.1 lladdr {NEXT_HOP_MAC} dev eth0 nud permanent\n\
-                     neighbour add fe80::1 lladdr {NEXT_HOP_MAC} dev eth0 nud permanent\n\
-                     route add 169.254.1.1 dev eth0 scope link\n\
-                     route add default via 169.254.1.1 dev eth0\n\
-                     route add default via fe80::1 dev eth0\n",
-                    inside.v4, inside.v6
-                ))?;
-            }
-            PodNetwork::Bridged => {
-                let gateway = node.gateway_address();
-                node.netns().ip(&format!(
-                    "link add {device} type veth peer name eth0 netns {path}\n\
-                     link set {device} master {BRIDGE}\n\
-                     link set {device} up\n"
-                ))?;
-                netns.ip(&format!(
-                    "link set eth0 up\n\
-                     address add {}/24 dev eth0\n\
-                     address add {}/64 dev eth0 nodad\n\
-                     route add default via {}\n\
-                     route add default via {}\n",
-                    inside.v4, inside.v6, gateway.v4, gateway.v6
-                ))?;
-            }
-            PodNetwork::Ptp => {
-                let gateway = node.gateway_address();
-                node.netns().ip(&format!(
-                    "link add {device} type veth peer name eth0 netns {path}\n\
-                     link set {device} up\n\
-                     address add {}/32 dev {device}\n\
-                     address add {}/128 dev {device} nodad\n\
-                     route add {}/32 dev {device} scope host\n\
-                     route add {}/128 dev {device}\n",
-                    gateway.v4, gateway.v6, inside.v4, inside.v6
-                ))?;
-                let [subnet4, subnet6] = node.pod_prefixes();
-                netns.ip(&format!(
-                    "link set eth0 up\n\
-                     address add {}/24 dev eth0 noprefixroute\n\
-                     address add {}/64 dev eth0 nodad noprefixroute\n\
-                     route add {gateway4}/32 dev eth0 scope link\n\
-                     route add {subnet4} via {gateway4}\n\
-                     route add default via {gateway4}\n\
-                     route add {gateway6}/128 dev eth0\n\
-                     route add {subnet6} via {gateway6}\n\
-                     route add default via {gateway6}\n",
-                    inside.v4,
-                    inside.v6,
-                    gateway4 = gateway.v4,
-                    gateway6 = gateway.v6,
-                ))?;
-            }
-        }
+        let (device, families) = (format!("pod{}", host.number), node.families());
+        let wiring = Wiring { device: &device, address, gateway: node.gateway_address(), subnets: node.pod_prefixes() };
+        let hardware = if network == PodNetwork::Routed { format!("address {NEXT_HOP_MAC}") } else { String::new() };
+        let master = if network == PodNetwork::Bridged { format!("master {BRIDGE}") } else { String::new() };
+        let (path, mtu) = (netns.path(), node.pod_mtu());
+        node.netns().ip(&format!(
+            "link add {device} mtu {mtu} {hardware} type veth peer name eth0 mtu {mtu} netns {path}\n\
+             link set {device} {master} up\n\
+             {}",
+            families.of(wiring.outside(network)).concat()
+        ))?;
+        netns.ip(&format!("link set eth0 up\n{}", families.of(wiring.inside(network)).concat()))?;
         Ok(Self {
             name: name.to_owned(),
             node: node.number(),
             network,
+            families,
             netns,
             node_netns: node.netns().clone(),
             address,
@@ -148,9 +93,14 @@ impl Pod {
         &self.netns
     }
 
-    /// Its addresses.
+    /// Its addresses. In a lab with IPv6 alone the other one is nobody's.
     pub fn address(&self) -> Pair {
         self.address
+    }
+
+    /// The addresses that it has.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.families.of(self.address.both())
     }
 
     /// The node's end of its veth pair.
@@ -160,8 +110,94 @@ impl Pod {
 
     /// Starts its answerer on `ports`, HTTP and UDP.
     pub fn answer(&self, ports: &[u16]) -> Result<Answerer> {
-        let addresses: Vec<IpAddr> = self.address.both().into();
-        Answerer::start(&self.netns, &self.name, &addresses, ports)
+        Answerer::start(&self.netns, &self.name, &self.addresses(), ports)
+    }
+}
+
+/// What both ends of a pod's pair of devices have to be told, for each family the lines of its own.
+struct Wiring<'a> {
+    /// The node's end.
+    device: &'a str,
+    /// The pod's.
+    address: Pair,
+    gateway: Pair,
+    subnets: [String; 2],
+}
+
+impl Wiring<'_> {
+    /// On the node.
+    fn outside(&self, network: PodNetwork) -> [String; 2] {
+        let Self { device, address: inside, gateway, .. } = self;
+        match network {
+            PodNetwork::Routed => [
+                format!("route add {}/32 dev {device}\n", inside.v4),
+                format!(
+                    "address add fe80::1/64 dev {device} nodad\n\
+                     route add {}/128 dev {device}\n",
+                    inside.v6
+                ),
+            ],
+            PodNetwork::Bridged => Default::default(),
+            PodNetwork::Ptp => [
+                format!(
+                    "address add {}/32 dev {device}\n\
+                     route add {}/32 dev {device} scope host\n",
+                    gateway.v4, inside.v4
+                ),
+                format!(
+                    "address add {}/128 dev {device} nodad\n\
+                     route add {}/128 dev {device}\n",
+                    gateway.v6, inside.v6
+                ),
+            ],
+        }
+    }
+
+    /// In the pod.
+    fn inside(&self, network: PodNetwork) -> [String; 2] {
+        let Self { address: own, gateway, subnets: [subnet4, subnet6], .. } = self;
+        match network {
+            PodNetwork::Routed => [
+                format!(
+                    "address add {}/32 dev eth0\n\
+                     neighbour add 169.254.1.1 lladdr {NEXT_HOP_MAC} dev eth0 nud permanent\n\
+                     route add 169.254.1.1 dev eth0 scope link\n\
+                     route add default via 169.254.1.1 dev eth0\n",
+                    own.v4
+                ),
+                format!(
+                    "address add {}/128 dev eth0 nodad\n\
+                     neighbour add fe80::1 lladdr {NEXT_HOP_MAC} dev eth0 nud permanent\n\
+                     route add default via fe80::1 dev eth0\n",
+                    own.v6
+                ),
+            ],
+            PodNetwork::Bridged => {
+                let [own4, own6] = subnet_addresses("eth0", *own);
+                [
+                    format!("{own4}route add default via {}\n", gateway.v4),
+                    format!("{own6}route add default via {}\n", gateway.v6),
+                ]
+            }
+            PodNetwork::Ptp => [
+                format!(
+                    "address add {own}/24 dev eth0 noprefixroute\n\
+                     route add {gateway}/32 dev eth0 scope link\n\
+                     route add {subnet4} via {gateway}\n\
+                     route add default via {gateway}\n",
+                    own = own.v4,
+                    gateway = gateway.v4,
+                ),
+                format!(
+                    "address add {own}/64 dev eth0 nodad noprefixroute\n\
+                     route add {gateway}/128 dev eth0\n\
+                     route add {subnet6} via {gateway}\n\
+                     route add default via {gateway}\n",
+                    own = own.v6,
+                    gateway = gateway.v6,
+                ),
+            ],
+        }
     }
 }
 

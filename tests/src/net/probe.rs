@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::{
-    Request, Response,
+    Method, Request, Response,
     body::{Bytes, Incoming},
     client::conn::http1,
     header,
@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    answerer::{Answer, LARGEST_DATAGRAM},
+    answerer::{ANSWER, Answer, LARGEST_DATAGRAM},
     netns::Netns,
 };
 
@@ -130,8 +130,8 @@ impl Client {
         Self { deadline, ..self }
     }
 
-    /// The same client with longer requests: paths and datagrams of at least `length` bytes, which the answer
-    /// repeats.
+    /// The same client with longer requests: datagrams of at least `length` bytes, and so many in the body of an HTTP
+    /// request, which the answer repeats.
     #[must_use]
     pub fn asking_for(self, length: usize) -> Self {
         Self { length, ..self }
@@ -142,7 +142,7 @@ impl Client {
         let start = Instant::now();
         let within = async {
             let mut connection = self.open(to).await?;
-            let response = connection.get(path, true).await?;
+            let response = connection.request(path, Bytes::new(), true).await?;
             let status = response.status().as_u16();
             let body = response.into_body().collect().await?.to_bytes();
             Ok((status, String::from_utf8_lossy(&body).into_owned()))
@@ -188,8 +188,8 @@ impl Client {
             // The error of the connection reaches the one who waits for its answer.
             drop(connection.await);
         });
-        let path = format!("/{}", "x".repeat(self.length));
-        Ok(Connection { to, local, deadline: self.deadline, path, sender, _driver: driver })
+        let body = (0..self.length).map(|at| (at % 251) as u8).collect();
+        Ok(Connection { to, local, deadline: self.deadline, body, sender, _driver: driver })
     }
 
     /// Opens a socket for datagrams to one address. The system then tells of refusals.
@@ -226,8 +226,8 @@ pub struct Connection {
     to: SocketAddr,
     local: SocketAddr,
     deadline: Duration,
-    path: String,
-    sender: http1::SendRequest<Empty<Bytes>>,
+    body: Bytes,
+    sender: http1::SendRequest<Full<Bytes>>,
     _driver: JoinSet<()>,
 }
 
@@ -245,23 +245,26 @@ impl Connection {
     }
 
     async fn exchange(&mut self, last: bool) -> Result<Answer, AskError> {
-        let path = self.path.clone();
-        let response = self.get(&path, last).await?;
+        let sent = self.body.clone();
+        let response = self.request("/", sent.clone(), last).await?;
+        let in_header = response.headers().get(ANSWER).cloned();
         let body = response.into_body().collect().await?.to_bytes();
-        let answer = read_answer(&body)?;
-        if answer.asked != path {
-            return Err(AskError::NotAnAnswer(format!("an answer to {} bytes of path", answer.asked.len())));
+        let Some(answer) = in_header else { return read_answer(&body) };
+        if body != sent {
+            return Err(AskError::NotAnAnswer(format!("{} other bytes than the {} sent", body.len(), sent.len())));
         }
-        Ok(answer)
+        read_answer(answer.as_bytes())
     }
 
-    async fn get(&mut self, path: &str, last: bool) -> Result<Response<Incoming>, AskError> {
+    /// Asks for a path, or posts a body there.
+    async fn request(&mut self, path: &str, body: Bytes, last: bool) -> Result<Response<Incoming>, AskError> {
         self.sender.ready().await?;
-        let mut request = Request::get(path).header(header::HOST, self.to.to_string());
+        let method = if body.is_empty() { Method::GET } else { Method::POST };
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, self.to.to_string());
         if last {
             request = request.header(header::CONNECTION, "close");
         }
-        let request = request.body(Empty::new()).map_err(|e| AskError::NotAnAnswer(e.to_string()))?;
+        let request = request.body(Full::new(body)).map_err(|e| AskError::NotAnAnswer(e.to_string()))?;
         Ok(self.sender.send_request(request).await?)
     }
 }

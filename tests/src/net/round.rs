@@ -113,6 +113,8 @@ pub struct Effort {
     pub deadline: Duration,
     /// How long to wait where no answer may come.
     pub silence: Duration,
+    /// Bytes that a request over TCP sends, and that come back; 0 for as few as there can be.
+    pub stream: usize,
     /// Bytes of a datagram, at least. One that does not fit into a packet is sent again, once: from the first one its
     /// sender may learn what fits (RFC 8201), and its fragments may overtake each other between two processors of this
     /// machine.
@@ -121,13 +123,20 @@ pub struct Effort {
 
 impl Default for Effort {
     fn default() -> Self {
-        Self { at_least: 10, deadline: Duration::from_secs(2), silence: Duration::from_millis(700), datagram: 0 }
+        Self {
+            at_least: 10,
+            deadline: Duration::from_secs(2),
+            silence: Duration::from_millis(700),
+            stream: 0,
+            datagram: 0,
+        }
     }
 }
 
 impl Effort {
     fn client(self, path: &Path, deadline: Duration) -> Client {
-        Client::new(&path.from, deadline).asking_for(self.datagram)
+        let length = if path.line.protocol == Protocol::Tcp { self.stream } else { self.datagram };
+        Client::new(&path.from, deadline).asking_for(length)
     }
 
     /// Whether datagrams fit into a packet.

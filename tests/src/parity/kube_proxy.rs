@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use crate::{
     cluster::{LabCluster, daemon::Daemon},
-    net::{CLUSTER_CIDR, Client, Netns},
+    net::{Client, Families, Netns},
 };
 
 /// Its mode, as `--proxy-mode` takes it.
@@ -61,7 +61,7 @@ impl KubeProxy {
             format!("--kubeconfig={}", cluster.plane().kube_proxy_kubeconfig().display()),
             format!("--hostname-override={}", node.name()),
             "--detect-local-mode=ClusterCIDR".to_owned(),
-            format!("--cluster-cidr={CLUSTER_CIDR}"),
+            format!("--cluster-cidr={}", Families::Both.cluster_cidr()),
             // The size of conntrack is the machine's, which all nodes of the lab share.
             "--conntrack-max-per-core=0".to_owned(),
             "--bind-address-hard-fail".to_owned(),

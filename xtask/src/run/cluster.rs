@@ -77,7 +77,8 @@ impl Cluster {
     ) -> Result<Self> {
         let host = lab.control_plane().context("the lab has a host for the control plane")?;
         eprintln!("starting etcd, API server, controller manager and scheduler ...");
-        let plane = ControlPlane::start(&host.netns, &host.address.both(), Controllers::OfServices)?;
+        let addresses = lab.options().families.of(host.address.both());
+        let plane = ControlPlane::start(&host.netns, &addresses, Controllers::OfServices)?;
         plane.apply([repository::root().join(RBAC)])?;
         let pods = PodRegister::default();
         let kubelets = lab

@@ -47,19 +47,17 @@ pub(crate) struct Args {
     /// How the result is shown; json is one object a round.
     #[arg(long, short, value_enum, default_value_t)]
     output: Output,
-    /// How pods are wired to their node.
+    /// How pods are wired to their node, and nodes to each other.
     #[arg(long, value_enum, default_value_t)]
     pod_network: PodNetwork,
     /// A network policy in netfilter's FORWARD hook on both nodes: drops what is not from an allowed client
     /// to a backend, and a pod that is not allowed asks too. With it kubelet's rule for loopback addresses.
     #[arg(long)]
     policy: bool,
-    /// Checksum offload of the devices. With off, every checksum is computed and checked.
+    /// What devices do in place of the kernel. With off, every checksum is computed and checked; with gro, TCP is cut
+    /// by its senders and joined by the nodes.
     #[arg(long, value_enum, default_value_t)]
     offload: Offload,
-    /// How packets for pods of the other node travel.
-    #[arg(long, value_enum, default_value_t)]
-    underlay: Underlay,
     /// How the agents attach their programs [default: auto].
     #[arg(long, value_enum)]
     attach: Option<Attach>,
@@ -93,6 +91,10 @@ enum PodNetwork {
     Bridged,
     /// As the CNI plugin ptp does it: each pod's host end has the gateway's address.
     Ptp,
+    /// Ports of a Linux bridge, and VXLAN between the nodes, as flannel does it.
+    Vxlan,
+    /// A host route to each pod, where nodes, pods and Services have IPv6 alone.
+    Ipv6,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -102,15 +104,8 @@ enum Offload {
     On,
     /// `ethtool -K .. tx off rx off`.
     Off,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-enum Underlay {
-    /// By routes.
-    #[default]
-    Direct,
-    /// Inside VXLAN.
-    Vxlan,
+    /// `gro on` on the nodes, `tx off tso off gso off` on the others.
+    Gro,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -129,10 +124,15 @@ impl Args {
             offload: match self.offload {
                 Offload::On => net::Offload::On,
                 Offload::Off => net::Offload::Off,
+                Offload::Gro => net::Offload::Gro,
             },
-            underlay: match self.underlay {
-                Underlay::Direct => net::Underlay::Direct,
-                Underlay::Vxlan => net::Underlay::Vxlan,
+            underlay: match self.pod_network {
+                PodNetwork::Vxlan => net::Underlay::Vxlan,
+                PodNetwork::Routed | PodNetwork::Bridged | PodNetwork::Ptp | PodNetwork::Ipv6 => net::Underlay::Direct,
+            },
+            families: match self.pod_network {
+                PodNetwork::Ipv6 => net::Families::Ipv6,
+                PodNetwork::Routed | PodNetwork::Bridged | PodNetwork::Ptp | PodNetwork::Vxlan => net::Families::Both,
             },
             control_plane: self.cluster,
             ..net::LabOptions::default()
@@ -141,8 +141,8 @@ impl Args {
 
     fn network(&self) -> net::PodNetwork {
         match self.pod_network {
-            PodNetwork::Routed => net::PodNetwork::Routed,
-            PodNetwork::Bridged => net::PodNetwork::Bridged,
+            PodNetwork::Routed | PodNetwork::Ipv6 => net::PodNetwork::Routed,
+            PodNetwork::Bridged | PodNetwork::Vxlan => net::PodNetwork::Bridged,
             PodNetwork::Ptp => net::PodNetwork::Ptp,
         }
     }
@@ -159,11 +159,10 @@ impl Args {
     /// What kind of run this is, in a line.
     fn title(&self) -> String {
         format!(
-            "2 nodes, objects {}{}, pods {}, underlay {}, offload {}, attach {}, policy {}",
+            "2 nodes, objects {}{}, pods {}, offload {}, attach {}, policy {}",
             if self.cluster { "on an API server" } else { "in files" },
             if self.config.is_some() { ", agents in the place of kube-proxy" } else { "" },
             choice(&self.pod_network),
-            choice(&self.underlay),
             choice(&self.offload),
             choice(&self.attach.unwrap_or(Attach::Auto)),
             if self.policy { "on" } else { "off" },
