@@ -17,6 +17,7 @@ mod certificates;
 mod components;
 pub mod control_plane;
 pub(crate) mod daemon;
+pub(crate) mod kube_proxy;
 mod kube_proxy_pod;
 mod kubeconfig;
 pub mod kubelet;

@@ -11,7 +11,6 @@
 
 pub mod ask;
 pub mod catalogue;
-mod kube_proxy;
 pub mod objects;
 pub mod play;
 mod proxies;

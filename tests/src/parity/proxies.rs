@@ -5,12 +5,12 @@ use std::path::Path;
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::try_join_all;
 
-use super::{
-    kube_proxy::{KubeProxy, Mode},
-    subject::Subject,
-};
+use super::subject::Subject;
 use crate::{
-    cluster::LabCluster,
+    cluster::{
+        LabCluster,
+        kube_proxy::{KubeProxy, Mode},
+    },
     net::{Agent, AgentCommand, AgentSource, Node, agent_binary},
 };
 

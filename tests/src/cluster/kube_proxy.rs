@@ -10,15 +10,15 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use tokio::time::sleep;
 
-use crate::{
-    cluster::{LabCluster, daemon::Daemon},
-    net::{Client, Families, Netns},
-};
+use super::{LabCluster, daemon::Daemon};
+use crate::net::{Client, Families, Netns};
 
 /// Its mode, as `--proxy-mode` takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
+    /// Rules of nftables.
     Nftables,
+    /// Rules of iptables.
     Iptables,
 }
 
@@ -34,12 +34,12 @@ impl Mode {
 /// Where it shows its metrics, on the node's loopback address.
 const METRICS: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 10249);
 
-/// How long until the first rules are in the kernel.
-const READY_WITHIN: Duration = Duration::from_mins(1);
+/// How long until the first rules are in the kernel; those of ten thousand Services take most of it.
+const READY_WITHIN: Duration = Duration::from_mins(10);
 
 /// A kube-proxy that runs. Dropping it kills it; its rules stay.
 #[derive(Debug)]
-pub(super) struct KubeProxy {
+pub(crate) struct KubeProxy {
     daemon: Daemon,
     netns: Netns,
     name: String,
@@ -47,7 +47,7 @@ pub(super) struct KubeProxy {
 
 impl KubeProxy {
     /// Starts it on a node and waits until it has written all rules of both families. `flags` are further ones.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         cluster: &LabCluster,
         node: u8,
         mode: Mode,
@@ -99,17 +99,17 @@ impl KubeProxy {
     }
 
     /// An error with the end of its log when it has ended by itself.
-    pub(super) fn check(&mut self) -> Result<()> {
+    pub(crate) fn check(&mut self) -> Result<()> {
         self.daemon.check()
     }
 
     /// Asks it to end and waits until it has. Its rules stay.
-    pub(super) fn terminate(self) -> Result<()> {
+    pub(crate) fn terminate(self) -> Result<()> {
         self.daemon.terminate()
     }
 
     /// Takes the rules of all modes away from a node on which none runs.
-    pub(super) fn clean_up(cluster: &LabCluster, node: u8) -> Result<()> {
+    pub(crate) fn clean_up(cluster: &LabCluster, node: u8) -> Result<()> {
         let node = cluster.lab().node(node);
         let mut command = command(cluster, node.netns());
         command.args(["--cleanup", "--oom-score-adj=0"]).stdin(Stdio::null());
