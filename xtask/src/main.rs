@@ -90,3 +90,13 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_command_has_two_options_of_one_name() {
+        <Xtask as clap::CommandFactory>::command().debug_assert();
+    }
+}

@@ -1,13 +1,16 @@
 //! The programs that svclb is measured against, and the traffic for both.
 //!
-//! A second kernel object, built only for `cargo xtask bench packet`. [`traffic`] makes another packet for
+//! A second kernel object, built only for `cargo xtask bench`. [`traffic`] makes another packet for
 //! each run and hands it to the program under measurement by a tail call, be that one of svclb's or one of
 //! [`programs`], so that making the packet costs all of them the same. Parsing and rewriting are svclb's own
 //! functions; what differs is how flows are kept.
+//! [`flood`] is something else: packets for whole nodes to forward.
 //!
 //! For any other target than BPF this is an empty program.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 
+#[cfg(target_arch = "bpf")]
+mod flood;
 #[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]

@@ -1,6 +1,7 @@
 //! The maps of the reference programs and of the traffic. The measuring side writes them as arrays of
 //! 32-bit words, so every type here is made of whole words.
 
+use crate::flood::Flood;
 use crate::programs::Scratch;
 use aya_ebpf::btf_maps::{Array, HashMap, LruHashMap, PerCpuArray, ProgramArray};
 use aya_ebpf::macros::btf_map;
@@ -96,6 +97,8 @@ maps! {
     SCRATCH: PerCpuArray<Scratch, 1>;
     FLOWS4: LruHashMap<Tuple<Addr4>, Direction<Addr4>, 1>;
     FLOWS6: LruHashMap<Tuple<Addr6>, Direction<Addr6>, 1>;
+    FLOOD: Array<Flood, 1>;
+    SUNK: PerCpuArray<u64, 1>;
 }
 
 /// The tables of one family.

@@ -1,5 +1,7 @@
 //! As many Services as one likes, each with as many endpoints, as Kubernetes objects.
 
+pub(super) mod fill;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
@@ -16,6 +18,8 @@ use svclb_userspace::{
 pub const SERVICE_PORT: u16 = 80;
 /// Port of each endpoint.
 pub const ENDPOINT_PORT: u16 = 8080;
+/// The Service whose endpoints may change.
+const CHANGING: u32 = 0;
 /// Namespace of all of them.
 pub const NAMESPACE: &str = "bench";
 
@@ -106,6 +110,11 @@ impl Population {
             "endpoints": endpoints,
         });
         serde_json::from_value(slice).expect("this is a slice")
+    }
+
+    /// The slice of the Service whose endpoints may change.
+    pub fn changing(&self, family: Family, endpoints: u32) -> EndpointSlice {
+        self.slice(CHANGING, family, endpoints)
     }
 
     /// What a source would tell of them, as complete lists.

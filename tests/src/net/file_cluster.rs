@@ -29,6 +29,7 @@ use super::{
     answerer::Answerer,
     lab::Lab,
     manifests::Manifests,
+    node::Node,
     pod::{Pod, PodNetwork},
     policy::PolicyEngine,
     state::{ClusterState, NamedPort, PodState, ports_of, selects},
@@ -121,7 +122,7 @@ impl FileCluster {
             services: Vec::new(),
             slices: Vec::new(),
         };
-        let nodes: Vec<Value> = lab.nodes().iter().map(node_object).collect();
+        let nodes: Vec<Value> = lab.nodes().iter().map(Node::object).collect();
         cluster.write("nodes.yaml", &nodes)?;
         cluster.publish()?;
         Ok(cluster)
@@ -339,17 +340,5 @@ fn answered(template: &Template, services: &[Service]) -> BTreeSet<u16> {
 /// The node with the fewest of these pods.
 fn emptiest_node(lab: &Lab, pods: &[Running]) -> u8 {
     let load = |node: u8| pods.iter().filter(|running| running.state.node == node).count();
-    lab.nodes().iter().map(super::node::Node::number).min_by_key(|node| load(*node)).unwrap_or(1)
-}
-
-fn node_object(node: &super::node::Node) -> Value {
-    let families = node.families();
-    let addresses = node.address().both().map(|address| json!({ "type": "InternalIP", "address": address }));
-    json!({
-        "apiVersion": "v1",
-        "kind": "Node",
-        "metadata": { "name": node.name(), "labels": { "kubernetes.io/hostname": node.name() } },
-        "spec": { "podCIDRs": families.of(node.pod_prefixes()) },
-        "status": { "addresses": families.of(addresses), "conditions": [{ "type": "Ready", "status": "True" }] },
-    })
+    lab.nodes().iter().map(Node::number).min_by_key(|node| load(*node)).unwrap_or(1)
 }

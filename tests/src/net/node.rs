@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use serde_json::{Value, json};
 
 use super::{
     address::{self, Families, Pair, on_node_network},
@@ -82,6 +83,19 @@ impl Node {
     /// The ranges of its pods, IPv4 first.
     pub fn pod_prefixes(&self) -> [String; 2] {
         address::pod_prefixes(self.number)
+    }
+
+    /// Its object in the cluster, as an API server would show it.
+    pub fn object(&self) -> Value {
+        let families = self.families();
+        let addresses = self.address.both().map(|address| json!({ "type": "InternalIP", "address": address }));
+        json!({
+            "apiVersion": "v1",
+            "kind": "Node",
+            "metadata": { "name": self.name, "labels": { "kubernetes.io/hostname": self.name } },
+            "spec": { "podCIDRs": families.of(self.pod_prefixes()) },
+            "status": { "addresses": families.of(addresses), "conditions": [{ "type": "Ready", "status": "True" }] },
+        })
     }
 
     /// The addresses that pods have their default routes through, where the node has some for that: on the bridge of

@@ -1,8 +1,8 @@
-//! `cargo xtask bench`: what packets, changes of the cluster and new devices cost.
+//! `cargo xtask bench`: what packets, real traffic, changes of the cluster and new devices cost.
 
 use std::{env, path::PathBuf, process::Command};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use comfy_table::{CellAlignment, Table, presets};
 use svclb_tests::bench::control::Bar;
 
@@ -10,30 +10,41 @@ use crate::{Outcome, process, progress::Progress, repository};
 
 mod control;
 mod devices;
+mod findings;
 mod packet;
 mod reference;
+mod report;
+mod traffic;
+mod whole;
 
 /// Measure what svclb costs on this machine.
 ///
-/// Needs root. Attaches nothing to the devices of this machine, and leaves nothing behind.
+/// Without a command all that packets and traffic cost, beside reference programs, the real kube-proxy and no proxy. Needs
+/// root. Attaches nothing to the devices of this machine, and leaves nothing behind.
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    #[command(flatten)]
+    whole: whole::Whole,
 }
 
 #[derive(clap::Subcommand)]
 enum What {
     Packet(packet::Args),
+    Traffic(traffic::Args),
     Control(control::Args),
     Devices(devices::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<Outcome> {
     match &args.what {
-        What::Packet(args) => packet::run(args),
-        What::Control(args) => control::run(args),
-        What::Devices(args) => devices::run(args),
+        None => whole::run(&args.whole),
+        Some(What::Packet(args)) => packet::run(args),
+        Some(What::Traffic(args)) => traffic::run(args),
+        Some(What::Control(args)) => control::run(args),
+        Some(What::Devices(args)) => devices::run(args),
     }
 }
 
@@ -49,7 +60,7 @@ enum Format {
 /// The binary `svclb`: that which is named, else built from this source for release.
 fn binary(named: Option<&PathBuf>) -> Result<PathBuf> {
     if let Some(binary) = named {
-        return Ok(binary.clone());
+        return binary.canonicalize().with_context(|| format!("find {}", binary.display()));
     }
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);

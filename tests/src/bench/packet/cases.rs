@@ -2,11 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions};
-use nix::time::{ClockId, clock_gettime};
 use svclb_common::schema::{Bucket, Plain};
 use svclb_common::verdict::Counter;
 use svclb_common::wire::tcp::flag::{ACK, SYN};
@@ -17,8 +15,9 @@ use super::family::{Wire, receiver, segment};
 use super::filled::Filled;
 use super::reference::{PEERS, Plan, Reference};
 use super::report::{Case, Line};
+use crate::bench::cpu;
 use crate::bench::population::Population;
-use crate::bench::spread::{Spread, random, shuffle};
+use crate::bench::spread::{Estimate, Spread, random, shuffle};
 
 /// A program under measurement. Its number is its place in the reference object's SUBJECTS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -346,7 +345,7 @@ impl<'a> Bench<'a> {
             of: subject.of(),
             program: subject.name(),
             ns: Spread::of(samples),
-            ratio: Spread::of_ratios(samples, base),
+            ratio: Estimate::of_ratios(samples, base),
         });
         Ok(Case {
             name: head.name,
@@ -381,16 +380,12 @@ fn blank<A: Wire>(population: &Population) -> Vec<u8> {
 fn measured(program: &SchedClassifier, packet: &[u8], packets: u32) -> Result<f64> {
     /// What every program here answers: go on.
     const NEXT: u32 = u32::MAX;
-    let before = cpu_time()?;
+    let before = cpu::time()?;
     let run = TestRunOptions { data_in: Some(packet), repeat: packets, ..TestRunOptions::new() };
     let answer = program.test_run(run)?.return_value;
-    let took = cpu_time()?.saturating_sub(before);
+    let took = cpu::time()?.saturating_sub(before);
     if answer != NEXT {
         bail!("a program answered {answer} where it should have let the packet go on");
     }
     Ok(took.as_secs_f64() * 1e9 / f64::from(packets))
-}
-
-fn cpu_time() -> Result<Duration> {
-    Ok(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).context("read the CPU time of this thread")?.into())
 }

@@ -11,17 +11,15 @@ mod filled;
 mod reference;
 mod report;
 
-use anyhow::{Context, Result, ensure};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
+use anyhow::{Result, ensure};
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_userspace::bpf::load::PROGRAMS;
 use svclb_userspace::model::Family;
 
 use self::cases::Bench;
 use self::report::programs;
-pub use self::report::{Bar, Case, Line, Program, Report};
-use super::population::Population;
+pub use self::report::{Case, Line, Program, Report};
+use super::{cpu, population::Population};
 use crate::net::Bpffs;
 
 /// What is measured, and how often.
@@ -53,10 +51,7 @@ pub fn run(reference: &[u8], options: &Options, say: impl Fn(&str) + Sync) -> Re
 }
 
 fn measure(reference: &[u8], options: &Options, say: &(dyn Fn(&str) + Sync)) -> Result<Report> {
-    let mut cpus = CpuSet::new();
-    cpus.set(options.cpu)
-        .and_then(|()| sched_setaffinity(Pid::from_raw(0), &cpus))
-        .with_context(|| format!("stay on CPU {}; does this machine have it? --cpu names another one", options.cpu))?;
+    cpu::stay_on(options.cpu)?;
     ensure!(options.rounds > 0, "without rounds there is nothing to measure");
     let population = Population { services: options.services, endpoints: ENDPOINTS, families: Family::ALL.to_vec() };
     say("filling the tables");
