@@ -46,6 +46,9 @@ pub(super) struct Effort {
     /// Services that every node knows besides those that are asked.
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=16_384))]
     pub(super) services: u32,
+    /// Services of the largest node of row 10.
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u32).range(100..=60_000))]
+    most_services: u32,
     /// Milliseconds for which a node is measured in each round.
     #[arg(long, default_value_t = 120, value_parser = clap::value_parser!(u64).range(20..))]
     sample: u64,
@@ -76,6 +79,7 @@ pub(super) fn report(rows: &[u8], effort: &Effort) -> Result<Report> {
         binary: binary(effort.binary.as_ref())?,
         reference: reference::object()?,
         services: effort.services,
+        most_services: effort.most_services,
         rows: rows.to_vec(),
         rounds: effort.rounds as usize,
         time: Duration::from_mins(effort.minutes),

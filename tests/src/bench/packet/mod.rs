@@ -52,6 +52,7 @@ pub fn run(reference: &[u8], options: &Options, say: impl Fn(&str) + Sync) -> Re
 
 fn measure(reference: &[u8], options: &Options, say: &(dyn Fn(&str) + Sync)) -> Result<Report> {
     cpu::stay_on(options.cpu)?;
+    cpu::go_first()?;
     ensure!(options.rounds > 0, "without rounds there is nothing to measure");
     let population = Population { services: options.services, endpoints: ENDPOINTS, families: Family::ALL.to_vec() };
     say("filling the tables");

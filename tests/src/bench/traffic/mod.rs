@@ -44,6 +44,8 @@ pub struct Options {
     pub reference: Vec<u8>,
     /// Services that every node knows besides those that are asked.
     pub services: u32,
+    /// Services of the largest node of row 10.
+    pub most_services: u32,
     /// Rows of the table of goals; all of them, and what is shown besides, without any.
     pub rows: Vec<u8>,
     /// The most rounds.
@@ -97,8 +99,8 @@ const WITHIN: f64 = 0.02;
 const LEAST_ROUNDS: usize = 12;
 
 /// The figures that are made when these rows are asked for.
-fn wanted(rows: &[u8]) -> Vec<Figure> {
-    let all = figures();
+fn wanted(rows: &[u8], most_services: u32) -> Vec<Figure> {
+    let all = figures(most_services);
     if rows.is_empty() {
         return all;
     }
@@ -116,7 +118,7 @@ fn wanted(rows: &[u8]) -> Vec<Figure> {
 /// Measures. Needs root; all of it happens in namespaces of its own. Must be called within a tokio runtime with several
 /// threads.
 pub async fn run(options: &Options, told: &Told<'_>) -> Result<Report> {
-    let figures = wanted(&options.rows);
+    let figures = wanted(&options.rows, options.most_services);
     ensure!(!figures.is_empty(), "no row with traffic has such a number; they go from 4 to 12");
     let spots = figures.iter().flat_map(|figure| figure.quotient.spots()).collect();
     let mut stage = Stage::set_up(&spots, options, told).await?;
@@ -208,14 +210,14 @@ mod tests {
 
     #[test]
     fn a_row_comes_with_the_check_of_its_measurement() {
-        let figures = wanted(&[7]);
+        let figures = wanted(&[7], 50_000);
         assert!(figures.iter().all(|figure| figure.row == Some(7) || matches!(figure.bound, Some(Bound::Same { .. }))));
         assert_eq!(
             figures.iter().filter(|figure| figure.row.is_none()).count(),
             2,
             "connections, on one CPU and on two"
         );
-        assert!(wanted(&[1]).is_empty(), "packets are no traffic");
+        assert!(wanted(&[1], 50_000).is_empty(), "packets are no traffic");
     }
 
     #[test]

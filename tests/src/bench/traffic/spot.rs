@@ -49,7 +49,7 @@ fn in_thousands(number: u32) -> String {
 pub enum Target {
     /// A cluster IP; the endpoint is a pod of the same node.
     Service,
-    /// That pod itself.
+    /// That pod itself, at a port that is no Service's.
     Pod,
 }
 

@@ -14,6 +14,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{SchedClassifier, TcAttachType},
+};
 use serde_json::{Value, json};
 use svclb_userspace::model::Family;
 use tempfile::TempDir;
@@ -42,6 +46,9 @@ const REMOTE: u8 = 1;
 /// Port of the Services that are asked, and of the pods behind them, TCP and UDP.
 const PORT: u16 = 80;
 const POD_PORT: u16 = 8080;
+/// Port of the pods that is no Service's: where a client asks both, what it asks a pod could have the ports of what it has
+/// asked a Service, and svclb took the answer for one of the Service's.
+const OWN_PORT: u16 = 8081;
 /// Endpoints of each other Service.
 const ENDPOINTS: u32 = 3;
 /// A client that a broken stand does not answer gives up soon.
@@ -65,6 +72,23 @@ impl Place {
     /// Its node port, which leads to the pod of the node REMOTE.
     fn node_port(&self) -> u16 {
         30_000 + u16::from(self.number)
+    }
+
+    /// Hangs programs that do nothing where svclb would have its own, for as long as what is given back lives.
+    fn hang_idle_programs(&self, lab: &Lab, reference: &[u8]) -> Result<Ebpf> {
+        let mut ebpf = EbpfLoader::new().load(reference).context("load the reference object")?;
+        let program = ebpf.program_mut("empty").context("the reference object has no program empty")?;
+        let program: &mut SchedClassifier = program.try_into()?;
+        program.load().context("load the program that does nothing")?;
+        lab.node(self.number).netns().enter(|| {
+            for device in ["eth0", self.client.device(), self.server.device()] {
+                for hook in [TcAttachType::Ingress, TcAttachType::Egress] {
+                    program.attach(device, hook).with_context(|| format!("hang a program into {device}"))?;
+                }
+            }
+            anyhow::Ok(())
+        })?;
+        Ok(ebpf)
     }
 
     /// Lets floods in, and hangs a sink behind it.
@@ -134,6 +158,7 @@ pub(super) struct Stage {
     _agents: Vec<Agent>,
     _proxies: Vec<KubeProxy>,
     flood: Option<Flood>,
+    _idle: Vec<Ebpf>,
     places: BTreeMap<Stand, Place>,
     _remote: Pod,
     _cluster: Option<LabCluster>,
@@ -174,6 +199,8 @@ impl Stage {
             Some(cluster) => start_kube_proxies(cluster, &places, &objects, options, folder.path(), told).await?,
             None => Vec::new(),
         };
+        let idle = places.iter().filter(|(stand, _)| stand.subject == Subject::Idle);
+        let idle = idle.map(|(_, place)| place.hang_idle_programs(&lab, &options.reference)).collect::<Result<_>>()?;
         let flooded: BTreeSet<Stand> =
             spots.iter().filter(|spot| spot.is_forwarding()).map(|spot| spot.stand).collect();
         let mut flood = None;
@@ -190,6 +217,7 @@ impl Stage {
             _agents: agents,
             _proxies: proxies,
             flood,
+            _idle: idle,
             places,
             _remote: remote,
             _cluster: cluster,
@@ -210,14 +238,15 @@ impl Stage {
             let (Some(flood), Some(way)) = (&mut self.flood, &place.way) else { bail!("no flood is prepared") };
             return flood.run(way, flows, first, self.time);
         }
-        let server = SocketAddr::new(place.server.address().v4.into(), POD_PORT);
+        let at = |port| SocketAddr::new(place.server.address().v4.into(), port);
+        let (server, to) = match spot.target {
+            Target::Service => (at(POD_PORT), place.service()),
+            Target::Pod => (at(OWN_PORT), at(OWN_PORT)),
+        };
         let exchange = Exchange {
             client: (place.client.netns(), IpAddr::V4(place.client.address().v4)),
             server: (place.server.netns(), server),
-            to: match spot.target {
-                Target::Service => place.service(),
-                Target::Pod => server,
-            },
+            to,
             cpus,
             time: self.time,
         };
@@ -293,7 +322,7 @@ fn mode(subject: Subject) -> Option<Mode> {
     match subject {
         Subject::Nftables => Some(Mode::Nftables),
         Subject::Iptables => Some(Mode::Iptables),
-        Subject::Nobody | Subject::Stack | Subject::Direct | Subject::Xdp => None,
+        Subject::Nobody | Subject::Idle | Subject::Stack | Subject::Direct | Subject::Xdp => None,
     }
 }
 
@@ -307,7 +336,7 @@ fn place(lab: &Lab, number: u8, stand: Stand) -> Result<Place> {
         node.enforce(&Policy {
             clients: client.address().both().into(),
             backends: server.address().both().into(),
-            ports: BTreeSet::from([POD_PORT]),
+            ports: BTreeSet::from([POD_PORT, OWN_PORT]),
         })?;
     }
     Ok(Place { number, client, server, way: None })

@@ -9,6 +9,8 @@ use serde::{Serialize, Serializer};
 pub enum Subject {
     /// Nobody: pods are asked by their own addresses.
     Nobody,
+    /// Nobody, but programs that do nothing hang at the hooks of svclb.
+    Idle,
     /// svclb in netfilter's order.
     Stack,
     /// svclb past the node's netfilter, by `tc`.
@@ -26,6 +28,7 @@ impl Subject {
     pub fn name(self) -> &'static str {
         match self {
             Self::Nobody => "no proxy",
+            Self::Idle => "programs that do nothing",
             Self::Stack => "svclb",
             Self::Direct => "svclb direct",
             Self::Xdp => "svclb XDP",
@@ -40,7 +43,7 @@ impl Subject {
             Self::Stack => Some(&[]),
             Self::Direct => Some(&["--forwarding", "direct"]),
             Self::Xdp => Some(&["--forwarding", "direct", "--xdp", "native"]),
-            Self::Nobody | Self::Nftables | Self::Iptables => None,
+            Self::Nobody | Self::Idle | Self::Nftables | Self::Iptables => None,
         }
     }
 }

@@ -72,6 +72,10 @@ met when the whole interval lies beyond what it must be. *Goal met* is more than
             writeln!(text, "- {stand}: {why}.")?;
         }
     }
+    text.push_str("\n## Besides\n\n| row | figure | with | found | must | goal | |\n| --- | --- | --- | --- | --- | --- | --- |\n");
+    for finding in all().filter(|finding| finding.row.is_none() && finding.bound.is_none()) {
+        text.push_str(&line(finding)?);
+    }
     text.push_str("\n## The measurement itself\n\nA second node without a proxy beside the first one; 1 is what it has to be.\n\n");
     text.push_str("| row | figure | with | found | must | goal | |\n| --- | --- | --- | --- | --- | --- | --- |\n");
     for finding in all().filter(|finding| matches!(finding.bound, Some(Bound::Same { .. }))) {
@@ -134,7 +138,8 @@ fn costs(traffic: &traffic::Report, wanted: impl Fn(&Spot) -> bool) -> impl Iter
 /// Whether a spot is the one that stands for its subject: asked by its Service where it serves any.
 fn is_usual(spot: &Spot) -> bool {
     let by_service = spot.target == traffic::Target::Service;
-    is_plain(spot.stand) && by_service == (spot.stand.subject != Subject::Nobody)
+    let serves = !matches!(spot.stand.subject, Subject::Nobody | Subject::Idle);
+    is_plain(spot.stand) && by_service == serves
 }
 
 fn time_of(traffic: &traffic::Report, workload: Workload, cpus: u8, more: &str) -> Chart {
