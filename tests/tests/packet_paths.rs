@@ -450,36 +450,6 @@ fn options_vlan_tags_and_absent_checksums_are_parsed_and_kept() {
 }
 
 #[test]
-fn icmp_errors_are_translated_in_all_four_directions() {
-    Net::everywhere(|world, net, frame, protocol| {
-        Scene::default().add(world, &net.service(protocol));
-        let header = if net.client.is_ipv6() { 40 } else { 20 };
-        for quoted in [header + 8, 1000] {
-            // Masqueraded request from outside.
-            let request = world.ingress(Port::Uplink, &frame(net.outside, net.node_port).bytes());
-            let sent = world.egress(Port::Uplink, &request.bytes);
-            let ours = packet::read(&sent.bytes).source;
-            // The backend's node complains about what it got.
-            let error = packet::port_unreachable(net.remote.ip(), ours.ip(), &sent.bytes, quoted);
-            let inside = world.ingress(Port::Uplink, &error);
-            let seen = inside.translated(&[Counter::IcmpTranslated]);
-            assert_eq!((seen.destination.ip(), seen.quoted), (net.outside.ip(), Some((net.outside, net.remote))));
-            let seen = world.egress(Port::Uplink, &inside.bytes).translated(&[Counter::IcmpTranslated]);
-            assert_eq!((seen.source.ip(), seen.quoted), (net.node, Some((net.outside, net.node_port))));
-
-            // The client complains about a reply.
-            let reply = frame(net.node_port, net.outside).bytes();
-            let error = packet::port_unreachable(net.outside.ip(), net.node, &reply, quoted);
-            let inside = world.ingress(Port::Uplink, &error);
-            let seen = inside.translated(&[Counter::IcmpTranslated]);
-            assert_eq!((seen.destination.ip(), seen.quoted), (net.remote.ip(), Some((net.remote, net.outside))));
-            let seen = world.egress(Port::Uplink, &inside.bytes).translated(&[Counter::IcmpTranslated]);
-            assert_eq!((seen.source.ip(), seen.quoted), (net.node, Some((net.remote, ours))));
-        }
-    });
-}
-
-#[test]
 fn a_reset_without_a_flow_begins_none() {
     Net::everywhere(|world, net, _, protocol| {
         if protocol == 6 {

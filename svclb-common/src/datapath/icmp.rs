@@ -8,13 +8,17 @@
 //! | --- | --- | --- | --- |
 //! | ingress | masqueraded request: our address -> backend | to the client | source := client |
 //! | ingress | reply as the client saw it: frontend -> client | to the backend | source := backend |
-//! | egress | request after its translation: client -> backend | from the frontend, if the backend sent it | destination := frontend |
-//! | egress | reply before its translation: backend -> client, masqueraded | from our address, if the client sent it | destination := our address |
+//! | egress | request after its translation: client -> backend | from the frontend, if the backend sent it or the flow is masqueraded | destination := frontend |
+//! | egress | reply before its translation: backend -> client, masqueraded | from our address | destination := our address |
+//!
+//! A router on the way speaks in its own name as long as both ends of the flow know each other. Of a masqueraded flow
+//! neither knows what is behind this node, and what routes and filters by source addresses there would throw away an
+//! error from another address than that of the flow's own packets.
 //!
 //! The quotation may end 8 bytes into its transport header (RFC 792), so the checksum of TCP or SCTP may not be in it.
 
 use super::{Work, pass, translated};
-use crate::addr::{Be16, Endpoint};
+use crate::addr::{Address, Be16, Endpoint};
 use crate::checksum::{add, difference, update};
 use crate::conntrack::State;
 use crate::env::{Env, Tables};
@@ -45,9 +49,21 @@ pub fn quoted<A: Network, P: Packet>(packet: &P, work: &mut Work<A>) -> Result<(
     if !matches!(network.protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
         return Err(Counter::NoService);
     }
+    if !quotes(outer, network.l4 + PORTS) {
+        return Err(Counter::Malformed);
+    }
     let (source_port, destination_port) = parse::quoted_ports(packet, network.l4).ok_or(Counter::Malformed)?;
     work.quoted = Headers::new(network, l3, part.at, source_port, destination_port, 0);
     Ok(())
+}
+
+/// Length of the ports at the start of a transport header.
+const PORTS: usize = 4;
+
+/// Whether a message goes on to this offset. What is behind it in the frame is no part of it.
+#[inline(always)]
+const fn quotes<A: Address>(outer: &Headers<A>, end: usize) -> bool {
+    end <= outer.l4 + outer.payload as usize
 }
 
 /// An ICMP error enters the node.
@@ -73,7 +89,12 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &
     if !flow_table::find(env, &mut work.lookup, By::Frontend, now) {
         return pass(env, Counter::IcmpWithoutFlow);
     }
-    let backend = work.lookup.found.way.backend_endpoint();
+    let way = &work.lookup.found.way;
+    let backend = way.backend_endpoint();
+    if !way.meta().is_masqueraded() {
+        // The backend has sent what is quoted now.
+        packet.set_mark(env.config().mark);
+    }
     towards(packet, env, work, &backend)
 }
 
@@ -90,15 +111,15 @@ pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E
     let inner = &work.quoted;
     let now = env.now();
     let (sender, receiver, protocol) = (inner.sender(), inner.receiver(), inner.protocol);
-    // A router on the way speaks in its own name.
-    let by_receiver = work.headers.source == receiver.address;
     let sender_hash = interest::endpoint_hash(env.config(), sender, protocol);
     let receiver_hash = interest::endpoint_hash(env.config(), receiver, protocol);
     if interest::is_backend::<A, E>(env, receiver_hash) {
         work.lookup.key = FlowKey::new(sender, receiver, protocol, sender_hash);
         if flow_table::find(env, &mut work.lookup, By::Backend, now) {
-            let frontend = work.lookup.found.way.frontend_endpoint();
-            let done = translate(packet, work, Side::Destination, &frontend, by_receiver);
+            let way = &work.lookup.found.way;
+            let frontend = way.frontend_endpoint();
+            let in_its_name = way.meta().is_masqueraded() || work.headers.source == receiver.address;
+            let done = translate(packet, work, Side::Destination, &frontend, in_its_name);
             return translated(env, done, Counter::IcmpTranslated);
         }
     }
@@ -106,13 +127,17 @@ pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E
         return pass(env, Counter::NoService);
     }
     work.lookup.key = FlowKey::new(receiver, sender, protocol, receiver_hash);
-    if flow_table::find(env, &mut work.lookup, By::Backend, now)
-        && let Some((ours, _)) = flow_table::masquerade_of(env, &work.lookup.found, now)
-    {
-        let done = translate(packet, work, Side::Destination, &ours, by_receiver);
-        return translated(env, done, Counter::IcmpTranslated);
+    if !flow_table::find(env, &mut work.lookup, By::Backend, now) {
+        return pass(env, Counter::IcmpWithoutFlow);
     }
-    pass(env, Counter::IcmpWithoutFlow)
+    match flow_table::masquerade_of(env, &work.lookup.found, now) {
+        Some((ours, _)) => {
+            let done = translate(packet, work, Side::Destination, &ours, true);
+            translated(env, done, Counter::IcmpTranslated)
+        }
+        // As the backend has sent it.
+        None => pass(env, Counter::NoService),
+    }
 }
 
 /// Rewrites one end of the quotation and, if `outer_too`, the address of the message on the opposite side
@@ -162,6 +187,7 @@ fn translate_ends<A: Network, P: Packet>(
     }
     let at = inner.checksum();
     if inner.protocol != protocol::SCTP
+        && quotes(outer, at + size_of::<u16>())
         && let Some(before) = packet.read::<u16>(at)
         && (inner.protocol == protocol::TCP || before != 0)
     {
@@ -192,7 +218,7 @@ fn translate_ends<A: Network, P: Packet>(
 fn translate_crc<A: Network, P: Packet>(packet: &mut P, work: &Work<A>, side: Side, to: Be16) -> Option<()> {
     let quoted = &work.quoted;
     let at = quoted.checksum();
-    let whole = quoted.payload >= sctp::LENGTH as u32;
+    let whole = quoted.payload >= sctp::LENGTH as u32 && quotes(&work.headers, at + size_of::<u32>());
     let Some(before) = packet.read::<u32>(at).filter(|before| whole && *before != 0) else { return Some(()) };
     let after = crc_after(quoted, side, before, to);
     packet.write(at, &after)?;

@@ -11,9 +11,6 @@ use tokio::runtime::Handle;
 use super::{ControlPlane, Kubelet, NodeWanted, PodRuntime, PodWanted, RunningPod};
 use crate::net::{Answerer, Lab, Netns, Pair, PodNetwork};
 
-/// Once its server has ended, a pod says so to everybody who asks, not to one a second.
-const ANSWERS_EVERYBODY: &[(&str, &str)] = &[("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")];
-
 /// Where a pod runs.
 #[derive(Debug, Clone)]
 pub struct PodPlace {
@@ -119,7 +116,6 @@ impl PodRuntime for LabPods {
             return Ok(RunningPod { addresses, server: Some(Box::new(answerer)), place: Box::new(entry) });
         }
         let pod = node.pod(&wanted.name, self.network)?;
-        pod.netns().sysctls(ANSWERS_EVERYBODY)?;
         let answerer = pod.answer(&wanted.ports)?;
         let place = PodPlace {
             node: self.node,

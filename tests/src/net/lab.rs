@@ -16,7 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::{
     address::{Families, Pair, on_node_network, outside, pod_prefixes},
     bpffs::Bpffs,
-    link::{BUSY_CLIENT, QUICK_IPV6, STRICT_ROUTER},
+    link::{ANSWERS_EVERYBODY, BUSY_CLIENT, QUICK_IPV6, STRICT_ROUTER},
     netns::Netns,
     node::Node,
 };
@@ -132,6 +132,7 @@ impl Lab {
         let router = Netns::new("router")?;
         router.sysctls(QUICK_IPV6)?;
         router.sysctls(STRICT_ROUTER)?;
+        router.sysctls(ANSWERS_EVERYBODY)?;
         router.ip(&format!(
             "link add nodes address 02:00:00:00:02:01 type bridge\n\
              link set nodes up\n\
@@ -207,6 +208,16 @@ impl Lab {
         self.router.ip(&format!("route replace {address} via {via}\n"))
     }
 
+    /// The address by which the client outside knows the router.
+    pub fn router_address(&self) -> Pair {
+        outside(1)
+    }
+
+    /// Lets the router forward packets of so many bytes and no longer ones.
+    pub fn narrow_router(&self, mtu: u32) -> Result<()> {
+        self.router.narrow_routes(mtu, |_route| true)
+    }
+
     /// The router between nodes and outside.
     pub fn router(&self) -> &Netns {
         &self.router
@@ -252,6 +263,7 @@ fn wire(router: &Netns, place: Place, options: LabOptions) -> Result<Netns> {
     };
     let netns = Netns::new(&label)?;
     netns.sysctls(QUICK_IPV6)?;
+    netns.sysctls(ANSWERS_EVERYBODY)?;
     if matches!(place, Place::Node(_)) {
         netns.sysctls(STRICT_ROUTER)?;
     }

@@ -4,8 +4,9 @@
 //! would type them. Switches (sysctls) are files that the thread writes from inside.
 
 use std::{
+    fmt::Write as _,
     fs,
-    io::Write,
+    io::Write as _,
     process::{Command, Stdio},
 };
 
@@ -35,6 +36,22 @@ impl Netns {
             }
             Ok(())
         })
+    }
+
+    /// Lets the routes that are wanted, of those that there are, take packets of so many bytes and no longer ones, also of
+    /// those that are forwarded, whatever the devices do. A route is a line as `ip route` shows it.
+    pub(super) fn narrow_routes(&self, mtu: u32, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+        let mut lines = String::new();
+        for family in ["-4", "-6"] {
+            let output = self.command("ip").args([family, "route", "show"]).output().context("run ip")?;
+            ensure!(output.status.success(), "ip {family} route in {}", self.label());
+            for route in String::from_utf8_lossy(&output.stdout).lines() {
+                if is_wanted(route) && !route.starts_with("fe80") {
+                    writeln!(lines, "route replace {route} mtu lock {mtu}")?;
+                }
+            }
+        }
+        self.ip(&lines)
     }
 
     /// Sets features of a device, as `ethtool -K` takes them: `tx off`. None leaves it as it is.
@@ -79,6 +96,9 @@ pub(super) const QUICK_IPV6: &[(&str, &str)] = &[
     ("ipv6/conf/all/accept_ra", "0"),
     ("ipv6/conf/default/accept_ra", "0"),
 ];
+
+/// Switches of every namespace: ICMP errors are sent to everybody who is due one, not one a second.
+pub(super) const ANSWERS_EVERYBODY: &[(&str, &str)] = &[("ipv4/icmp_ratelimit", "0"), ("ipv6/icmp/ratelimit", "0")];
 
 /// Switches of a namespace that forwards: strict reverse path check on all devices, those to come
 /// included, and no ICMP redirects.

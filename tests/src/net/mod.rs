@@ -26,6 +26,7 @@ mod round;
 mod scene;
 mod state;
 mod stray;
+mod tracer;
 
 pub use address::{Families, Pair};
 pub use agent::{Agent, AgentCommand, AgentSource};
@@ -47,3 +48,4 @@ pub use round::{Effort, Fault, Found, go_round};
 pub use scene::{Scene, SceneOptions, agent_binary, agent_in};
 pub use state::{ClusterState, NamedPort, PodState, ports_of};
 pub use stray::StrayServer;
+pub use tracer::{Heard, Probe, Tracer};

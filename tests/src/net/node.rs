@@ -122,6 +122,12 @@ impl Node {
         }
     }
 
+    /// Lets it forward packets of so many bytes and no longer ones. What it sends to other nodes themselves, tunnelled
+    /// packets too, stays as it is.
+    pub fn narrow_routes(&self, mtu: u32) -> Result<()> {
+        self.netns.narrow_routes(mtu, |route| !(route.contains("dev eth0") && route.contains("proto kernel")))
+    }
+
     /// The MTU of its pods' devices.
     pub(super) fn pod_mtu(&self) -> u32 {
         match self.options.underlay {

@@ -7,7 +7,7 @@ use anyhow::Result;
 use super::{
     address::{self, Families, Pair},
     answerer::Answerer,
-    link::{BUSY_CLIENT, QUICK_IPV6},
+    link::{ANSWERS_EVERYBODY, BUSY_CLIENT, QUICK_IPV6},
     netns::Netns,
     node::{BRIDGE, HostNumber, Node, subnet_addresses},
 };
@@ -47,6 +47,7 @@ impl Pod {
         let netns = Netns::new(name)?;
         netns.sysctls(QUICK_IPV6)?;
         netns.sysctls(BUSY_CLIENT)?;
+        netns.sysctls(ANSWERS_EVERYBODY)?;
         let address = address::pod(node.number(), host.number);
         let (device, families) = (format!("pod{}", host.number), node.families());
         let wiring = Wiring { device: &device, address, gateway: node.gateway_address(), subnets: node.pod_prefixes() };

@@ -284,13 +284,44 @@ fn ethernet(kind: EtherType, vlans: &[u16], packet: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An ICMP error "port unreachable" from `from` to `to` that quotes the first `quoted` bytes of the IP packet in
-/// `about`.
+/// What an ICMP error says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Problem {
+    /// Nobody listens on the port.
+    PortUnreachable,
+    /// A link of the way takes packets of 1300 bytes and no longer ones.
+    TooBig,
+    /// The packet has passed too many routers.
+    TimeExceeded,
+    /// A header has a field that makes no sense.
+    Parameter,
+}
+
+impl Problem {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::PortUnreachable, Self::TooBig, Self::TimeExceeded, Self::Parameter];
+}
+
+/// An ICMP error of one end of a way to the other that quotes the first `quoted` bytes of the IP packet in `about`.
+///
+/// # Panics
+/// If the ends are of two families.
+pub fn error(problem: Problem, ends: (IpAddr, IpAddr), about: &[u8], quoted: usize) -> Vec<u8> {
+    let (four, six, rest) = match problem {
+        Problem::PortUnreachable => ((3, 3), (1, 4), [0; 4]),
+        Problem::TooBig => ((3, 4), (2, 0), 1300u32.to_be_bytes()),
+        Problem::TimeExceeded => ((11, 0), (3, 0), [0; 4]),
+        Problem::Parameter => ((12, 0), (4, 0), [0; 4]),
+    };
+    icmp(ends, four, six, rest, &about[14..about.len().min(14 + quoted)])
+}
+
+/// The [`error`] that nobody listens on a port.
 ///
 /// # Panics
 /// If `from` and `to` are of two families.
 pub fn port_unreachable(from: IpAddr, to: IpAddr, about: &[u8], quoted: usize) -> Vec<u8> {
-    icmp((from, to), (3, 3), (1, 4), [0; 4], &about[14..about.len().min(14 + quoted)])
+    error(Problem::PortUnreachable, (from, to), about, quoted)
 }
 
 /// An echo request, or its reply.
