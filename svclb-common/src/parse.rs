@@ -285,17 +285,29 @@ pub fn fragment<A: Network, F: Frame>(
     piece: &mut Piece,
 ) -> Result<(), Counter> {
     piece.part = Part::default();
-    let network = A::network(packet, l3, Some(&mut piece.part))?;
+    let network = A::network(packet, l3, Some(&mut piece.part));
     let Part { at, offset, .. } = piece.part;
+    // What is fragmented begins behind the fragment header, maybe with destination options.
+    let behind = at as usize + size_of::<ipv6::Fragment>() - ipv6::FRAGMENT_FIELD;
+    let network = match network {
+        // The headers go on in another fragment (RFC 7112).
+        Err(Counter::Malformed) if A::IS_V6 && at != 0 && offset == 0 => NetworkHeader {
+            source: packet.read(l3 + A::SOURCE).ok_or(Counter::Malformed)?,
+            destination: packet.read(l3 + A::DESTINATION).ok_or(Counter::Malformed)?,
+            protocol: protocol::DESTINATION_OPTIONS,
+            l4: behind,
+            payload: 0,
+        },
+        network => network?,
+    };
     let wanted = match network.protocol {
         protocol::TCP => tcp::LENGTH as u32,
         protocol::UDP => udp::LENGTH as u32,
-        // The protocol stands behind the options, in the first fragment.
-        protocol::DESTINATION_OPTIONS if A::IS_V6 && offset != 0 => 0,
+        // The protocol stands behind the options, in the first fragment, if that has all of them.
+        protocol::DESTINATION_OPTIONS if A::IS_V6 => u32::from(offset == 0),
         _ => return Err(Counter::Fragment),
     };
-    // What is fragmented begins behind the fragment header, maybe with destination options.
-    let start = if A::IS_V6 { at as usize + size_of::<ipv6::Fragment>() - ipv6::FRAGMENT_FIELD } else { network.l4 };
+    let start = if A::IS_V6 { behind } else { network.l4 };
     piece.header_end = (network.l4 - start) as u32 + wanted;
     piece.cut = network.payload < wanted;
     if offset == 0 && !piece.cut {

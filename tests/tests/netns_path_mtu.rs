@@ -69,6 +69,8 @@ struct Way {
 }
 
 fn ways(scene: &Scene) -> Vec<Way> {
+    use Hop::{Frontend, Node, Router};
+
     let (pod, far_pod, outside) = (scene.asker(1).netns(), scene.asker(2).netns(), &scene.lab.client().netns);
     let mut ways = Vec::new();
     for v6 in [false, true] {
@@ -77,7 +79,6 @@ fn ways(scene: &Scene) -> Vec<Way> {
         };
         let cluster = at(["10.96.0.16", "fd00:10:96::10"]);
         let node_port = |node, port| scene.node_port(node, v6, port);
-        use Hop::{Frontend, Node, Router};
         let all: [(&str, &Netns, SocketAddr, &[Hop]); 10] = [
             ("cluster IP, pod of this node", pod, cluster, &[Node(1)]),
             ("cluster IP, pod of another node", far_pod, cluster, &[Node(2), Node(1)]),

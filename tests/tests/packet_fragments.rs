@@ -198,10 +198,50 @@ fn a_fragment_before_its_first_one_is_dropped_where_the_address_tells_and_passes
         let second = |from, to| CUT.of(&long(from, to).bytes()).swap_remove(1);
         world.ingress(Port::Pod, &second(net.client, net.cluster)).dropped(Counter::FragmentBeforeFirst);
         world.ingress(Port::Uplink, &second(net.outside, net.node_port)).passed(Counter::Fragment);
-        world.ingress(Port::Uplink, &second(net.outside, net.load_balancer)).passed(Counter::Fragment);
+        world.ingress(Port::Uplink, &second(net.outside, net.load_balancer)).dropped(Counter::FragmentBeforeFirst);
         world.ingress(Port::Uplink, &second(net.remote, net.client)).passed(Counter::Fragment);
         world.egress(Port::Pod, &second(net.remote, net.client)).passed(Counter::Fragment);
         world.egress(Port::Pod, &second(net.client, net.cluster)).passed(Counter::Fragment);
+    });
+}
+
+#[test]
+fn fragments_to_an_address_of_services_that_are_no_services_pass_behind_the_first_one() {
+    everywhere(|world, net| {
+        Scene::default().add(world, &net.service(17));
+        let other = SocketAddr::new(net.load_balancer.ip(), 53);
+        let datagram = CUT.of(&long(net.outside, other).bytes());
+        world.ingress(Port::Uplink, &datagram[1]).dropped(Counter::FragmentBeforeFirst);
+        world.ingress(Port::Uplink, &datagram[0]).passed(Counter::NoService);
+        world.ingress(Port::Uplink, &datagram[1]).passed(Counter::Fragment);
+        world.ingress(Port::Uplink, &datagram[2]).passed(Counter::Fragment);
+        // Under the same name, a Service's datagram.
+        let datagram = CUT.of(&long(net.outside, net.load_balancer).bytes());
+        let (_, seen) = send(world, (Hook::Ingress, Port::Uplink), &datagram, NEW, Counter::FragmentTranslated);
+        assert_eq!(seen.destination, net.remote);
+    });
+}
+
+#[test]
+fn a_first_fragment_whose_extension_headers_go_on_in_the_next_one_is_dropped_if_it_may_be_a_services() {
+    World::each(|world| {
+        let net = &Net::both()[1];
+        Scene::default().add(world, &net.service(17));
+        let nobody = SocketAddr::new(net.local.ip(), 53);
+        for (to, concerned) in [(net.cluster, true), (nobody, false)] {
+            let whole = long(net.client, to).options().bytes();
+            let headers = 14 + 40;
+            let mut options = whole[headers..headers + 8].to_vec();
+            // They are said to have 16 bytes.
+            options[1] = 1;
+            let first = CUT.fragment(&whole[..headers], 0, true, &options);
+            let outcome = world.ingress(Port::Pod, &first);
+            if concerned {
+                outcome.dropped(Counter::FragmentedHeader);
+            } else {
+                outcome.passed(Counter::NoService);
+            }
+        }
     });
 }
 

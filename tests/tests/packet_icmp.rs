@@ -75,7 +75,7 @@ struct Stages {
 type Shape = fn(Frame) -> Frame;
 
 /// Sends a request and its answer through the node.
-fn walk(world: &mut World, path: &Path, request: Frame, answer: impl Fn(SocketAddr, SocketAddr) -> Frame) -> Stages {
+fn walk(world: &mut World, path: &Path, request: &Frame, answer: impl Fn(SocketAddr, SocketAddr) -> Frame) -> Stages {
     let (near, far) = path.devices;
     let sent = request.bytes();
     let inside = world.ingress(near, &sent).bytes;
@@ -147,7 +147,7 @@ fn everywhere(test: impl Fn(&mut World, &Net, &Path, &Stages, &str)) {
                 let port = 20_000 + (number * 10 + shape_number) as u16;
                 let path = Path { client: SocketAddr::new(path.client.ip(), port), ..path.clone() };
                 let answer = |from, to| make(frame(from, to).answer());
-                let stages = walk(world, &path, make(frame(path.client, path.frontend)), answer);
+                let stages = walk(world, &path, &make(frame(path.client, path.frontend)), answer);
                 test(world, net, &path, &stages, &format!("{}, {protocol}, {shape}", path.name));
             }
         }

@@ -6,14 +6,16 @@
 //! and egress remember each for themselves, since a datagram may be put together and cut again in between
 //! (`nf_defrag`, another MTU), and bears other addresses.
 //!
-//! What nothing was entered for passes untouched. A fragment to a cluster IP can be nobody else's: without its first
-//! one it is dropped, rather than sent to the default route. Addresses tell as much of nothing else: a node's own
-//! address has node ports and other ports, and a pod's has what is no Service's. Such a fragment, come before its
-//! first one, stays as it is, and its datagram is never complete at its receiver. On one path fragments come in order:
-//! Linux sends the first one first, and devices spread fragments by addresses alone.
+//! What nothing was entered for passes untouched, but for fragments to an address that Services have as such: a cluster
+//! IP, a load balancer's address, an external IP. Of what passes there the first fragment is entered, too, so that those
+//! without an entry have come before it; they are dropped, rather than sent to the default route. A node's own address
+//! has node ports and all the other ports, and a pod's has what is no Service's, so a fragment tells nothing there. Come
+//! before its first one it stays as it is, and its datagram is never complete at its receiver. On one path fragments
+//! come in order: Linux sends the first one first, and devices spread fragments by addresses alone.
 //!
-//! A header that is split between fragments, or overwritten by a later one (RFC 1858, RFC 3128, RFC 5722), is dropped
-//! if it may concern a Service. Fragments of other protocols than TCP and UDP pass: an ICMP error is never so long that
+//! A header that is split between fragments, or overwritten by a later one (RFC 1858, RFC 3128, RFC 5722, RFC 7112), is
+//! dropped if it may concern a Service. Data that fragments overwrite is the receiver's business (Linux drops such a
+//! datagram whole): all of them go to one. Fragments of other protocols than TCP and UDP pass: an ICMP error is never so long that
 //! it is cut, and nobody cuts SCTP, whose checksum would take all of a packet to change.
 
 use super::{Work, drop, pass, translated};
@@ -66,16 +68,22 @@ fn first<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Option<Verd
     Some(if concerned { drop(env, DropReason::FragmentedHeader) } else { pass(env, Counter::NoService) })
 }
 
-/// Enters what became of a first fragment, which was in `work` when it came: it was `translated`, or goes no further.
+/// Enters what became of a first fragment, which was in `work` when it came ([`Verdict::to_bits`]): it passed, was
+/// translated, or goes no further.
 #[inline(never)]
-pub fn remember<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &Work<A>, translated: bool) {
+pub fn remember<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &Work<A>, verdict: u16) {
+    let key = work.datagram;
+    let passed = verdict == Verdict::Pass.to_bits();
+    if passed && !(key.hook == hook::INGRESS && interest::is_frontend_address(env, work.headers.destination)) {
+        return;
+    }
+    let translated = verdict == Verdict::Translate.to_bits();
     let mut entry = Fragment {
         seen: env.now().0,
         header_end: work.piece.header_end as u16,
-        flags: fate::DROPPED,
+        flags: if passed { fate::PASSED } else { fate::DROPPED },
         ..Fragment::default()
     };
-    let key = work.datagram;
     let at = if key.hook == hook::INGRESS { A::DESTINATION } else { A::SOURCE };
     if translated && let Some(address) = packet.read(work.headers.l3 + at) {
         entry.address = address;
@@ -98,6 +106,9 @@ fn follows<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, w
     };
     if entry.flags & fate::DROPPED != 0 {
         return drop(env, DropReason::FragmentOfDropped);
+    }
+    if entry.flags & fate::PASSED != 0 {
+        return pass(env, Counter::Fragment);
     }
     if work.piece.part.offset < entry.header_end {
         return drop(env, DropReason::FragmentedHeader);
@@ -125,7 +136,7 @@ fn without_first<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Ver
     let to = work.headers.destination;
     if work.datagram.hook == hook::INGRESS
         && interest::is_frontend_address(env, to)
-        && matches!(service::whole_address(env, to), Whole::ClusterIp | Whole::Unsettled)
+        && service::whole_address(env, to) != Whole::None
     {
         return drop(env, DropReason::FragmentBeforeFirst);
     }

@@ -220,8 +220,8 @@ fn read<A: Answer, P: Packet, E: Env + Tables<A>>(
 /// What is left to do for a packet that has its verdict ([`Verdict::to_bits`]).
 #[inline(always)]
 fn leave<A: Answer, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &Work<A>, verdict: u16) {
-    if verdict != Verdict::Pass.to_bits() && work.headers.fragment != 0 {
-        fragment::remember(packet, env, work, verdict == Verdict::Translate.to_bits());
+    if work.headers.fragment != 0 {
+        fragment::remember(packet, env, work, verdict);
     }
 }
 

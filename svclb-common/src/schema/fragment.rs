@@ -18,6 +18,8 @@ pub mod fate {
     pub const DROPPED: u8 = 1;
     /// It got the mark of packets that egress need not look at.
     pub const MARKED: u8 = 2;
+    /// It passed untouched, to an address that Services have.
+    pub const PASSED: u8 = 4;
 }
 
 /// Key of FRAGMENTS: a datagram as one hook sees it, with the addresses that hooks before it have written.

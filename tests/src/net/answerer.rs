@@ -24,6 +24,7 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use serde::{Deserialize, Serialize};
 use tokio::{
     net::{TcpListener, TcpSocket, UdpSocket},
@@ -62,6 +63,9 @@ pub(super) const ANSWER: &str = "x-answer";
 
 /// Room for every datagram that there can be, in bytes.
 pub(super) const LARGEST_DATAGRAM: usize = 65_535;
+
+/// Bytes of datagrams that may wait to be answered, in the kernel's way of counting: several of the largest ones.
+const RECEIVED: usize = 4 << 20;
 
 /// How much a pod has answered.
 #[derive(Debug, Default)]
@@ -130,6 +134,7 @@ impl Answerer {
                     listener.set_reuseaddr(true)?;
                     listener.bind(at)?;
                     let socket = std::net::UdpSocket::bind(at)?;
+                    setsockopt(&socket, RcvBufForce, &RECEIVED)?;
                     socket.set_nonblocking(true)?;
                     Ok((listener.listen(BACKLOG)?, UdpSocket::from_std(socket)?))
                 })

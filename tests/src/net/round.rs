@@ -115,9 +115,9 @@ pub struct Effort {
     pub silence: Duration,
     /// Bytes that a request over TCP sends, and that come back; 0 for as few as there can be.
     pub stream: usize,
-    /// Bytes of a datagram, at least. One that does not fit into a packet is sent again, once: from the first one its
-    /// sender may learn what fits (RFC 8201), and its fragments may overtake each other between two processors of this
-    /// machine.
+    /// Bytes of a datagram, at least. One that does not fit into a packet is sent again, twice at most: from the first
+    /// one its sender may learn what fits (RFC 8201), and its fragments may overtake each other between two processors of
+    /// this machine.
     pub datagram: usize,
 }
 
@@ -230,13 +230,18 @@ async fn ask_for_answers(
 async fn request(client: &Client, path: &Path, effort: Effort) -> Outcome {
     match path.line.protocol {
         Protocol::Tcp => client.http(path.line.to).await,
-        Protocol::Udp => match client.udp(path.line.to).await {
-            // "Message too long" is the client's own error.
-            Err(Failure { kind: FailureKind::TimedOut | FailureKind::Local, .. }) if !effort.fits() => {
-                client.udp(path.line.to).await
+        Protocol::Udp => {
+            let mut tries = 0;
+            loop {
+                tries += 1;
+                match client.udp(path.line.to).await {
+                    // "Message too long" is the client's own error.
+                    Err(Failure { kind: FailureKind::TimedOut | FailureKind::Local, .. })
+                        if !effort.fits() && tries < 3 => {}
+                    outcome => break outcome,
+                }
             }
-            outcome => outcome,
-        },
+        }
         Protocol::Sctp => client.sctp(path.line.to).await,
     }
 }
