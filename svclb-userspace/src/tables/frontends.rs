@@ -3,6 +3,11 @@
 //! Each step is one write of one bucket, and each prefix of the steps leaves a table in which every frontend that
 //! was there is found, and none with the Service of another: room is counted before it is used, and a frontend
 //! appears and goes with one byte.
+//!
+//! Where both buckets of a frontend are full, one that stands in its first bucket makes room and goes to its second
+//! (never the other way: a reader who has looked into the first already would not find it). For a moment it stands in
+//! both, and stays so if the agent is killed then, so whoever changes or removes a frontend looks for a copy first.
+//! Without it one table of 25 with 10,000 Services has a frontend for which there is no room.
 
 use svclb_common::config::Config;
 use svclb_common::frontend_table::places;
@@ -24,7 +29,7 @@ pub trait Buckets<A: FamilyAddress> {
 /// Why a frontend was not entered.
 #[derive(Debug, PartialEq, Eq)]
 pub enum PutError<E> {
-    /// Both buckets that it may stand in are full.
+    /// Both buckets that it may stand in are full, and nobody there can go elsewhere.
     Full,
     /// A bucket could not be read or written.
     Access(E),
@@ -69,6 +74,7 @@ pub fn put<A: FamilyAddress, B: Buckets<A>>(
     let [first, second] = places(config, key);
     let mut home = buckets.read(first)?;
     if let Some(way) = way_of(&home, key) {
+        remove_second(buckets, [first, second], &mut home, key)?;
         return Ok(replace(buckets, first, &mut home, way, entry)?);
     }
     let elsewhere = if home.spilled > 0 { Some(buckets.read(second)?) } else { None };
@@ -81,11 +87,69 @@ pub fn put<A: FamilyAddress, B: Buckets<A>>(
         return Ok(enter(buckets, first, &mut home, way, entry)?);
     }
     let mut other = buckets.read(second)?;
-    let Some(way) = free(&other) else { return Err(PutError::Full) };
+    let Some(way) = free(&other) else {
+        if make_room(buckets, config, first)? || make_room(buckets, config, second)? {
+            return put(buckets, config, key, value);
+        }
+        return Err(PutError::Full);
+    };
     // From here on the second bucket is looked into.
     home.spilled += 1;
     write(buckets, first, &mut home)?;
     Ok(enter(buckets, second, &mut other, way, entry)?)
+}
+
+/// Sends a frontend of a full bucket, which is its first, to its second one. Whether one could go.
+fn make_room<A: FamilyAddress, B: Buckets<A>>(buckets: &mut B, config: &Config, at: u32) -> Result<bool, B::Error> {
+    let mut bucket = buckets.read(at)?;
+    for (way, entry) in bucket.ways.into_iter().enumerate() {
+        let key = ServiceKey::new(entry.address, entry.port, entry.protocol);
+        let [first, second] = places(config, &key);
+        if first != at || second == at {
+            continue;
+        }
+        let mut other = buckets.read(second)?;
+        if let Some(copy) = way_of(&other, &key) {
+            // Somebody was killed on the way.
+            replace(buckets, second, &mut other, copy, entry)?;
+        } else if let Some(free) = free(&other) {
+            bucket.spilled += 1;
+            write(buckets, at, &mut bucket)?;
+            enter(buckets, second, &mut other, free, entry)?;
+        } else {
+            continue;
+        }
+        clear(&mut bucket, way);
+        write(buckets, at, &mut bucket)?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
+fn clear<A: FamilyAddress>(bucket: &mut FrontendBucket<A>, way: usize) {
+    if let Some(way) = bucket.ways.get_mut(way) {
+        way.used = 0;
+    }
+}
+
+/// Removes a frontend from its second bucket, if it is there; `home` is its first.
+fn remove_second<A: FamilyAddress, B: Buckets<A>>(
+    buckets: &mut B,
+    [first, second]: [u32; 2],
+    home: &mut FrontendBucket<A>,
+    key: &ServiceKey<A>,
+) -> Result<(), B::Error> {
+    if home.spilled == 0 || first == second {
+        return Ok(());
+    }
+    let mut other = buckets.read(second)?;
+    if let Some(way) = way_of(&other, key) {
+        clear(&mut other, way);
+        write(buckets, second, &mut other)?;
+        home.spilled -= 1;
+        write(buckets, first, home)?;
+    }
+    Ok(())
 }
 
 fn free<A: FamilyAddress>(bucket: &FrontendBucket<A>) -> Option<usize> {
@@ -131,22 +195,12 @@ pub fn remove<A: FamilyAddress, B: Buckets<A>>(
     config: &Config,
     key: &ServiceKey<A>,
 ) -> Result<(), B::Error> {
-    let [first, second] = places(config, key);
-    let mut home = buckets.read(first)?;
-    let leave = |buckets: &mut B, at, bucket: &mut FrontendBucket<A>| {
-        let way = way_of(bucket, key).and_then(|way| bucket.ways.get_mut(way));
-        let found = way.map(|way| way.used = 0).is_some();
-        if found { write(buckets, at, bucket).map(|()| true) } else { Ok(false) }
-    };
-    if leave(buckets, first, &mut home)? || home.spilled == 0 {
-        return Ok(());
-    }
-    let mut other = buckets.read(second)?;
-    if leave(buckets, second, &mut other)? {
-        // It may be that both are the same.
-        let mut home = buckets.read(first)?;
-        home.spilled = home.spilled.saturating_sub(1);
-        write(buckets, first, &mut home)?;
+    let places = places(config, key);
+    let mut home = buckets.read(places[0])?;
+    remove_second(buckets, places, &mut home, key)?;
+    if let Some(way) = way_of(&home, key) {
+        clear(&mut home, way);
+        write(buckets, places[0], &mut home)?;
     }
     Ok(())
 }
