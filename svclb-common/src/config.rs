@@ -64,6 +64,10 @@ pub mod flag {
     pub const PING_SERVICES: u32 = 32;
     /// Some Service port has [`crate::service::flag::CUT`]: the backend of TCP flows has to be looked at.
     pub const CUT: u32 = 64;
+    /// New flows pass the node's IP stack by, where they can ([`crate::datapath::forward`]).
+    pub const DIRECT: u32 = 128;
+    /// Such flows may exist: this agent or one before it made some.
+    pub const DIRECT_FLOWS: u32 = 256;
 }
 
 /// The one value of CONFIG.

@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::datapath::{Work, request};
 use crate::flow_table::{self, By, Change, Inserted, Lookup, NewFlow, Sought};
 use crate::parse::Network;
+use crate::route::Trip;
 use crate::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Device, Fragment, FragmentKey, Masquerade, MasqueradeKey, Service,
     ServiceKey, ServiceRef, SocketKey, SocketPeer, SourceRangeKey, Way,
@@ -153,6 +154,8 @@ pub trait Tables<A: Address> {
     {
         snat_port::enter(self, claim)
     }
+    /// Asks the node's routing tables. Fills in all of the answer.
+    fn route(&self, trip: &mut Trip<A>);
     /// Stores `seen` of a way without the lock: harmless should the way have changed hands meanwhile.
     fn touch(&self, place: Place, way: u32, now: Tick);
     /// SERVICE_COUNTERS.

@@ -26,6 +26,7 @@ pub mod interest;
 pub mod packet;
 pub mod parse;
 pub mod rewrite;
+pub mod route;
 pub mod schema;
 pub mod select;
 pub mod service;

@@ -57,8 +57,11 @@ pub trait Packet: Frame {
     /// as a packet that comes in, after this one has passed. `None` if there is no memory for it.
     fn copy_into_node(&mut self) -> Option<()>;
 
-    /// Whether it stands for several segments that a device will cut (GSO).
-    fn is_segmented(&self) -> bool;
+    /// Bytes of payload of each segment, where it stands for several that a device will cut (GSO); else 0.
+    fn segment(&self) -> u32;
+
+    /// Whether it bears a VLAN tag beside its bytes.
+    fn is_tagged(&self) -> bool;
 
     /// The 16-bit mark (`tc_index`) that travels with the packet through the node.
     fn mark(&self) -> u16;

@@ -52,11 +52,18 @@ pub trait Network: Address {
     const DESTINATION: usize;
     /// Offset of the 16-bit word with the hops that are left.
     const HOPS: usize;
+    /// Length of the header without options and extension headers.
+    const HEADER: usize;
+    /// The same of a fragment.
+    const FRAGMENT_HEADER: usize;
     /// The protocol number of this family's ICMP.
     const ICMP: u8;
     /// Seconds for which a receiver waits for the rest of a datagram: 30 in Linux (`IP_FRAG_TIME`; RFC 791 has 15 for
     /// a start), 60 for IPv6 (RFC 8200 section 4.5).
     const REASSEMBLY_SECONDS: u32;
+
+    /// Reads the type of service, or traffic class, and how many hops are left.
+    fn class_and_hops<F: Frame>(packet: &F, l3: usize) -> Option<(u8, u8)>;
 
     /// Reads the network header at `l3`. Which part of a datagram a fragment is, is then in `part`; without, fragments
     /// are not read: [`Counter::Fragment`]. Behind the first fragment of a datagram there are no more headers.
@@ -67,8 +74,17 @@ impl Network for Addr4 {
     const SOURCE: usize = ipv4::SOURCE;
     const DESTINATION: usize = ipv4::DESTINATION;
     const HOPS: usize = ipv4::HOPS;
+    const HEADER: usize = ipv4::LENGTH;
+    const FRAGMENT_HEADER: usize = ipv4::LENGTH;
     const ICMP: u8 = protocol::ICMP;
     const REASSEMBLY_SECONDS: u32 = 30;
+
+    #[inline(always)]
+    fn class_and_hops<F: Frame>(packet: &F, l3: usize) -> Option<(u8, u8)> {
+        let [_, class]: [u8; 2] = packet.read(l3)?;
+        let [hops, _]: [u8; 2] = packet.read(l3 + ipv4::HOPS)?;
+        Some((class, hops))
+    }
 
     #[inline(always)]
     fn network<F: Frame>(packet: &F, l3: usize, part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter> {
@@ -100,8 +116,17 @@ impl Network for Addr6 {
     const SOURCE: usize = ipv6::SOURCE;
     const DESTINATION: usize = ipv6::DESTINATION;
     const HOPS: usize = ipv6::HOPS;
+    const HEADER: usize = ipv6::LENGTH;
+    const FRAGMENT_HEADER: usize = ipv6::LENGTH + size_of::<ipv6::Fragment>();
     const ICMP: u8 = protocol::ICMPV6;
     const REASSEMBLY_SECONDS: u32 = 60;
+
+    #[inline(always)]
+    fn class_and_hops<F: Frame>(packet: &F, l3: usize) -> Option<(u8, u8)> {
+        let [high, low]: [u8; 2] = packet.read(l3)?;
+        let [_, hops]: [u8; 2] = packet.read(l3 + ipv6::HOPS)?;
+        Some((high << 4 | low >> 4, hops))
+    }
 
     #[inline(always)]
     fn network<F: Frame>(packet: &F, l3: usize, mut part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter> {

@@ -173,6 +173,25 @@ pub fn rewrite_address<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A
     network_checksum(packet, headers.l3, address)
 }
 
+/// Replaces both addresses of a fragment that has no transport header, and takes one of its hops, of which there are more.
+/// `None` if the packet could not be written.
+#[inline(always)]
+pub fn forward_addresses<A: Network, F: Frame>(
+    packet: &mut F,
+    headers: &Headers<A>,
+    source: A,
+    destination: A,
+) -> Option<()> {
+    let hop = take_hop::<A, F>(packet, headers.l3)?;
+    if A::IS_V6 {
+        packet.add_packet_sum(hop);
+    } else {
+        network_checksum(packet, headers.l3, hop)?;
+    }
+    rewrite_address(packet, headers, Side::Source, source)?;
+    rewrite_address(packet, headers, Side::Destination, destination)
+}
+
 /// Updates the IPv4 header checksum. The whole header sums to the same as before, so a checksum of the
 /// whole packet stays right.
 #[inline(always)]

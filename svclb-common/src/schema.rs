@@ -17,7 +17,7 @@ use crate::wire::ethernet::Mac;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Number of the layout below. Any change of a type, a map or a constant here raises it.
-pub const LAYOUT: u32 = 6;
+pub const LAYOUT: u32 = 7;
 
 /// A type without padding, which may cross between the kernel and the agent as bytes.
 ///
@@ -36,6 +36,7 @@ macro_rules! plain {
 plain! {
     u32: 4,
     u64: 8,
+    [u32; 4]: 4 * 4,
     ServiceKey<Addr4>: 4 + 2 + 1 + 1,
     ServiceKey<Addr6>: 16 + 2 + 1 + 1,
     ServiceRef: 4 + 1 + 3,
@@ -56,15 +57,15 @@ plain! {
     MasqueradeKey<Addr6>: 16 + 16 + 2 + 2 + 1 + 3,
     Masquerade<Addr4>: 4 + 2 + 1 + 1 + 4,
     Masquerade<Addr6>: 16 + 2 + 1 + 1 + 4,
-    Device: 1 + 1 + 6 + 4 + 4 + 16,
+    Device: 1 + 1 + 6 + 4 + 4 + 4 + 16,
     SocketKey<Addr4>: 8 + 4 + 2 + 1 + 1,
     SocketKey<Addr6>: 8 + 16 + 2 + 1 + 1,
     SocketPeer<Addr4>: 4 + 2 + 2 + 4 + 4,
     SocketPeer<Addr6>: 16 + 2 + 2 + 4 + 4,
     FragmentKey<Addr4>: 2 * 4 + 4 + 1 + 1 + 2,
     FragmentKey<Addr6>: 2 * 16 + 4 + 1 + 1 + 2,
-    Fragment<Addr4>: 4 + 4 + 2 + 1 + 1 + 6 + 2,
-    Fragment<Addr6>: 16 + 4 + 2 + 1 + 1 + 6 + 2,
+    Fragment<Addr4>: 2 * 4 + 4 + 2 + 1 + 1 + 6 + 2,
+    Fragment<Addr6>: 2 * 16 + 4 + 2 + 1 + 1 + 6 + 2,
     ServiceCounters: 8 + 4 + 4,
     SlotPair: 2 * 4,
     Way<Addr4>: 3 * 4 + 3 * 2 + 2 + 4 + 4 + 4,
@@ -76,6 +77,7 @@ plain! {
     Details<Addr4>: WAYS * 12,
     Details<Addr6>: WAYS * 24,
     RefusalBudget: 4 + 4,
+    crate::route::Route: 2 * 4 + 4 * 4 + 2 * 4 + 2 * 6,
     crate::config::Config: 4 + 4 + 8 + 2 + 2 + 4 + 4 + 4 + 2 * 8 + 2 * 8 + 4 * 16 + 4 * 8 + 4 * 32 + 8 * 8 + 8 * 32 + 2 * 4 + 8 + 4 + 16 + 4,
 }
 
@@ -362,10 +364,13 @@ pub struct Device {
     pub role: u8,
     /// 1 if what enters here is local traffic, else 0.
     pub local: u8,
-    /// On a bridge port: the bridge's MAC address, to which replies are lifted. Else zero.
-    pub lift: Mac,
-    /// Always 0.
-    pub zero2: u32,
+    /// The MAC address of frames that are the node's to route: the device's own, on a bridge port the bridge's. Zero if it
+    /// has none.
+    pub mac: Mac,
+    /// Index of the device by which the IP stack sees packets come: of a bridge port that of the bridge, else its own.
+    pub input: u32,
+    /// See [`crate::service::device_flag`].
+    pub flags: u32,
     /// Address for masqueraded flows that leave by this device; 0 if neither it nor the node has one.
     pub masquerade4: Addr4,
     /// The same for IPv6.
@@ -576,7 +581,7 @@ maps! {
     FRAGMENTS6 LruHash [FragmentKey<Addr6> => Fragment<Addr6>] SizedBy("fragments"), "the same for IPv6";
     SOCKETS4 LruHash [SocketKey<Addr4> => SocketPeer<Addr4>] SizedBy("sockets"), "socket of this node and frontend -> backend, and back";
     SOCKETS6 LruHash [SocketKey<Addr6> => SocketPeer<Addr6>] SizedBy("sockets"), "the same for IPv6";
-    DEVICES GrowingHash [u32 => Device] Fixed(16_384), "interface index -> role, masquerade addresses";
+    DEVICES GrowingHash [u32 => Device] Fixed(16_384), "interface index -> role, addresses, abilities";
     COUNTERS PerCpuArray [u32 => u64] Fixed(crate::verdict::COUNTER_SLOTS), "verdicts, drop reasons and events";
     SERVICE_COUNTERS4 PerCpuArray [u32 => ServiceCounters] SizedBy("services"), "per Service: flows, refused, dropped";
     SERVICE_COUNTERS6 PerCpuArray [u32 => ServiceCounters] SizedBy("services"), "the same for IPv6";

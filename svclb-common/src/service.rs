@@ -59,6 +59,16 @@ pub mod backend_flag {
     pub const IN_LOCAL: u8 = 2;
 }
 
+/// What a device can do.
+pub mod device_flag {
+    /// Its packets begin with an Ethernet header, and it has hooks: direct flows may use it.
+    pub const ETHERNET: u32 = 1;
+    /// It is one end of a pair whose other end is in another network namespace: a packet can be put in there at once.
+    pub const PEER: u32 = 2;
+    /// XDP may send frames out of it.
+    pub const XDP: u32 = 4;
+}
+
 /// Role of a device.
 pub mod role {
     /// Leads out of the node.

@@ -13,6 +13,8 @@ pub enum Verdict {
     Refuse(Refusal),
     /// The packet was turned into the answer that it asks for and goes back as a refusal does.
     Answer,
+    /// Both ends were rewritten; it passes the node's IP stack by, to where [`crate::datapath::Scratch::onward`] says.
+    Forward,
     /// Dropped, for the reason given.
     Drop(DropReason),
 }
@@ -25,6 +27,8 @@ pub enum Action {
     Next,
     /// It is an answer, and goes back: out of the device by which it entered, or in by the one by which it would leave.
     Back,
+    /// It passes the stack by, on its way out of another device.
+    Forward,
     /// It is gone.
     Drop,
 }
@@ -36,6 +40,7 @@ impl Verdict {
         match self {
             Self::Pass | Self::Translate => Action::Next,
             Self::Refuse(_) | Self::Answer => Action::Back,
+            Self::Forward => Action::Forward,
             Self::Drop(_) => Action::Drop,
         }
     }
@@ -51,6 +56,7 @@ impl Verdict {
             Self::Pass => 0,
             Self::Translate => 1,
             Self::Answer => 2,
+            Self::Forward => 3,
             Self::Refuse(why) => Self::REFUSE | why as u16,
             Self::Drop(reason) => Self::DROP | reason as u16,
         }
@@ -64,6 +70,7 @@ impl Verdict {
             None if bits & 0xff00 == Self::DROP => Self::Drop(DropReason::from_number(bits as u8)),
             None if bits == Self::Translate.to_bits() => Self::Translate,
             None if bits == Self::Answer.to_bits() => Self::Answer,
+            None if bits == Self::Forward.to_bits() => Self::Forward,
             None => Self::Pass,
         }
     }
@@ -75,6 +82,7 @@ impl Verdict {
             Self::REFUSE => Action::Back,
             Self::DROP => Action::Drop,
             _ if bits == Self::Answer.to_bits() => Action::Back,
+            _ if bits == Self::Forward.to_bits() => Action::Forward,
             _ => Action::Next,
         }
     }
@@ -217,6 +225,8 @@ counters! {
     AffinityUsed = 25 "affinity_used",
     /// Affinity entries that could not be stored: the table is full.
     AffinityFull = 26 "affinity_full",
+    /// Requests of direct flows that passed the node's IP stack by, to their backend.
+    RequestForwarded = 29 "request_forwarded",
     /// Refused with a reset or an ICMP error: the Service has no endpoint.
     RefusedNoEndpoint = 30 "refused_no_endpoint",
     /// Refused with a reset or an ICMP error: no Service has this port of a cluster IP, or the protocol has no ports.
@@ -230,6 +240,13 @@ counters! {
     RefusedGoneBackend = 34 "refused_gone_backend",
     /// Refused with an ABORT: a process of this node asks for an SCTP Service at its cluster IP, which is not served.
     RefusedOwnAssociation = 35 "refused_own_association",
+    /// Replies of direct flows that passed the node's IP stack by, to their client.
+    ReplyForwarded = 36 "reply_forwarded",
+    /// Packets of direct flows that were left to the stack all the same: no route, no hop left, IP options, too long for
+    /// the way, or a frame that was not addressed to the node.
+    DirectToStack = 37 "direct_to_stack",
+    /// Packets with a VLAN tag, in direct mode left to the device of the VLAN.
+    Tagged = 38 "tagged",
     /// Drop: a traffic policy allows only endpoints of this node, and there is none.
     NoLocalEndpoint = 40 "drop_no_local_endpoint",
     /// Drop: the client is outside the Service's source ranges.
@@ -261,6 +278,8 @@ counters! {
     FragmentOfDropped = 53 "drop_fragment_of_dropped",
     /// Drop: a first fragment that ends within the transport header, or another one that begins there.
     FragmentedHeader = 54 "drop_fragmented_header",
+    /// Requests and replies of direct flows that XDP sent on.
+    XdpForwarded = 56 "xdp_forwarded",
 }
 
 /// Slots in COUNTERS: room for numbers to come.
@@ -332,7 +351,7 @@ mod tests {
 
     #[test]
     fn verdicts_survive_being_numbers() {
-        let plain = [Verdict::Pass, Verdict::Translate, Verdict::Answer];
+        let plain = [Verdict::Pass, Verdict::Translate, Verdict::Answer, Verdict::Forward];
         let refusals = Refusal::ALL.iter().copied().map(Verdict::Refuse);
         let drops = DropReason::ALL.iter().copied().map(Verdict::Drop);
         for verdict in plain.into_iter().chain(refusals).chain(drops) {

@@ -1,6 +1,7 @@
 //! Maps and helpers as an [`Env`].
 
 use crate::buckets::{prefetch, read_bucket, read_frontends, with_lock};
+use crate::fib;
 use crate::maps;
 use aya_ebpf::bindings::{__sk_buff, BPF_ANY, BPF_NOEXIST, bpf_sock, bpf_sock_tuple};
 use aya_ebpf::btf_maps::lpm_trie::Key;
@@ -16,6 +17,7 @@ use svclb_common::datapath::{Work, request};
 use svclb_common::env::{Env, Peek, Place, ServiceEvent, TICK_SHIFT, Tables, Tick};
 use svclb_common::flow_table::{self, By, Change, Inserted, Lookup, NewFlow, Sought};
 use svclb_common::interest;
+use svclb_common::route::{Route, Trip};
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Device, Fragment, FragmentKey, Masquerade, MasqueradeKey, Service,
     ServiceCounters, ServiceKey, ServiceRef, SlotPair, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
@@ -179,6 +181,26 @@ fn has_socket<A: SocketTuple>(context: *mut c_void, key: &MasqueradeKey<A>) -> b
     }
 }
 
+/// What tests say of the way to an address: of IPv4 the key has it in the first word, and 0 in the others.
+#[inline(always)]
+fn test_route<A: Address>(to: &A) -> Route {
+    let (first, second) = to.words();
+    let key = [first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32];
+    // SAFETY: the value is plain data and copied at once; tests write it between packets.
+    unsafe { maps::TEST_ROUTES.get(&key) }.copied().unwrap_or_default()
+}
+
+/// Shows tests where a packet goes that is sent on.
+#[inline(always)]
+pub(crate) fn note_onward(route: &Route) {
+    if testing()
+        && let Some(onward) = maps::TEST_ONWARD.get_ptr_mut(0)
+    {
+        // SAFETY: a value of an array map; tests run one packet at a time.
+        unsafe { *onward = *route };
+    }
+}
+
 /// Numbers of the variants of [`Inserted`], as they cross a call.
 const INSERTED_NEW: u32 = Inserted::New as u32;
 const INSERTED_REPLACED: u32 = Inserted::Replaced as u32;
@@ -255,6 +277,15 @@ macro_rules! tables {
             #[inline(always)]
             fn choose(&self, work: &mut Work<$address>, again: bool) -> bool {
                 $choose(work, u32::from(again)) != 0
+            }
+
+            #[inline(always)]
+            fn route(&self, trip: &mut Trip<$address>) {
+                if testing() {
+                    trip.route = test_route(&trip.to.address);
+                } else {
+                    fib::ask(self.context, trip);
+                }
             }
 
             #[inline(always)]

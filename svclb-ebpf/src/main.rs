@@ -13,6 +13,8 @@ mod buckets;
 #[cfg(target_arch = "bpf")]
 mod env;
 #[cfg(target_arch = "bpf")]
+mod fib;
+#[cfg(target_arch = "bpf")]
 mod maps;
 #[cfg(target_arch = "bpf")]
 mod packet;

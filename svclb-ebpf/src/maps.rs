@@ -1,7 +1,8 @@
 //! The maps. Types and meaning: `svclb_common::schema::MAPS`; numbers of entries are set by the loader.
 //!
-//! Two maps are the kernel's own: SCRATCH, the datapath's working memory (`tc` programs of one CPU do not
-//! interrupt each other), and TEST_ENV.
+//! Some maps are the kernel's own: SCRATCH, the datapath's working memory (`tc` programs of one CPU do not
+//! interrupt each other), and those of tests: TEST_ENV, TEST_ROUTES with ways by destination, and TEST_ONWARD with that of
+//! the last packet that was sent on.
 
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray};
@@ -9,6 +10,7 @@ use aya_ebpf::macros::btf_map;
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::Config;
 use svclb_common::datapath::Scratch;
+use svclb_common::route::Route;
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Fragment, FragmentKey, FrontendBucket,
     Masquerade, MasqueradeKey, RefusalBudget, Service, ServiceCounters, SlotPair, SocketKey, SocketPeer, SourceRange,
@@ -80,4 +82,6 @@ maps! {
     REFUSALS: PerCpuArray<RefusalBudget, 1>;
     SCRATCH: PerCpuArray<Scratch, 1>;
     TEST_ENV: Array<TestEnv, 1>;
+    TEST_ROUTES: HashMap<[u32; 4], Route, 64, GROWING>;
+    TEST_ONWARD: Array<Route, 1>;
 }

@@ -8,7 +8,7 @@
 use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::generated::{
     bpf_clone_redirect, bpf_csum_diff, bpf_csum_update, bpf_l4_csum_replace, bpf_skb_adjust_room, bpf_skb_change_head,
-    bpf_skb_change_tail, bpf_skb_load_bytes, bpf_skb_store_bytes,
+    bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use core::arch::asm;
 use core::mem::MaybeUninit;
@@ -50,6 +50,18 @@ pub(crate) struct Skb {
 }
 
 impl Skb {
+    /// Makes a packet one that is for this host whatever the receiver's MAC address was (`PACKET_HOST`): at a port of a bridge
+    /// it is for another, and pods do not take those.
+    #[inline(always)]
+    pub(crate) fn be_for_host(&self) {
+        // SAFETY: as in `linear`, and a helper on plain numbers.
+        unsafe {
+            if (*self.ctx).pkt_type != 0 {
+                bpf_skb_change_type(self.ctx, 0);
+            }
+        }
+    }
+
     /// Start of `T` at `offset` in the linear part, if all of it is there.
     #[inline(always)]
     fn linear<T>(&self, offset: usize) -> Option<*mut T> {
@@ -165,9 +177,15 @@ impl Packet for Skb {
     }
 
     #[inline(always)]
-    fn is_segmented(&self) -> bool {
+    fn segment(&self) -> u32 {
         // SAFETY: as in `linear`.
-        unsafe { (*self.ctx).gso_size != 0 }
+        unsafe { (*self.ctx).gso_size }
+    }
+
+    #[inline(always)]
+    fn is_tagged(&self) -> bool {
+        // SAFETY: as in `linear`.
+        unsafe { (*self.ctx).vlan_present != 0 }
     }
 
     #[inline(always)]

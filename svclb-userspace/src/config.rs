@@ -64,6 +64,10 @@ pub struct AgentOptions {
     /// How programs are attached to devices: auto, tcx or clsact.
     #[arg(long, env = "SVCLB_ATTACH", default_value = "auto", value_name = "WAY")]
     pub attach: attach::Mode,
+    /// How packets of Services cross the node: through its IP stack and netfilter (stack), or past both, where it can be
+    /// (direct): faster, and no network policy of the node sees them.
+    #[arg(long, env = "SVCLB_FORWARDING", default_value = "stack", value_name = "WAY")]
+    pub forwarding: Forwarding,
     /// Whose sockets are led to Services besides packets: off (nobody's), or host (those of processes of the node
     /// itself).
     #[arg(long, env = "SVCLB_SOCKET_LB", default_value = "host", value_name = "WHOSE")]
@@ -270,6 +274,15 @@ pub struct SourceOptions {
     /// used.
     #[arg(long, env = "SVCLB_API_SERVER", visible_alias = "master", value_delimiter = ',', value_name = "URL,...")]
     pub api_server: Vec<String>,
+}
+
+/// How packets of Services cross the node.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Forwarding {
+    /// Through its IP stack.
+    Stack,
+    /// Past it, where it can be.
+    Direct,
 }
 
 /// Whose sockets are led to Services.
@@ -484,6 +497,7 @@ impl AgentOptions {
             cluster_cidrs: (!by_node).then(|| cidrs.iter().map(IpNet::trunc).collect()),
             local_by_device,
             ping_services: self.ping_services.unwrap_or(false),
+            direct: self.forwarding == Forwarding::Direct,
             masquerade_all: self.masquerade_all.unwrap_or(false),
             timeouts: self.conntrack.flow_timeouts(),
             namespace: 0,

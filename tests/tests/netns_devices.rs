@@ -61,29 +61,26 @@ fn devices_of_all_kinds_are_taken_for_what_they_are() {
         let own6 = Some("2001:db8:1::11".parse().expect("an address"));
         let bridge4 = Some("10.244.1.1".parse().expect("an address"));
         let tunnel4 = Some("10.244.1.2".parse().expect("an address"));
-        let plain = Hooks {
+        let pod = Hooks {
             role: Role::Pod,
             local: true,
             ingress: Ingress::Ethernet,
             egress: Egress::Ethernet,
-            lift: None,
+            mac: None,
+            input: 0,
+            peer: true,
             masquerade4: own4,
             masquerade6: own6,
         };
+        let plain = Hooks { peer: false, ..pod };
         let bare = Hooks { egress: Egress::BareIp, ..plain };
+        // These are the device's own, or its bridge's.
+        let besides = |hooks: &Hooks| Hooks { mac: None, input: 0, ..*hooks };
         let cases = [
             ("eth0", Hooks { role: Role::Node, local: false, ..plain }),
-            ("pod1", plain),
+            ("pod1", pod),
             ("cni0", Hooks { ingress: Ingress::Stacked, masquerade4: bridge4, ..plain }),
-            (
-                "pod2",
-                Hooks {
-                    ingress: Ingress::BridgePort,
-                    lift: Some([2, 0, 0, 0, 0, 0x99]),
-                    masquerade4: bridge4,
-                    ..plain
-                },
-            ),
+            ("pod2", Hooks { ingress: Ingress::BridgePort, masquerade4: bridge4, ..pod }),
             ("shim0", Hooks { role: Role::Node, local: false, ingress: Ingress::Stacked, ..plain }),
             (
                 "vxlan0",
@@ -93,8 +90,14 @@ fn devices_of_all_kinds_are_taken_for_what_they_are() {
             ("tun0", Hooks { role: Role::Tunnel, local: false, ingress: Ingress::BareIp, ..bare }),
         ];
         for (name, expected) in cases {
-            told.hooks(name, |hooks| *hooks == expected);
+            told.hooks(name, |hooks| besides(hooks) == expected);
         }
+        let bridge = told.devices["cni0"].index;
+        for name in ["cni0", "pod2"] {
+            told.hooks(name, |hooks| (hooks.mac, hooks.input) == (Some([2, 0, 0, 0, 0, 0x99]), bridge));
+        }
+        let own = told.devices["pod1"].index;
+        told.hooks("pod1", |hooks| hooks.mac.is_some() && hooks.input == own);
         told.left("lo", &Reason::Loopback);
         if exists(&netns, "link add dummy0 type dummy") {
             netns.ip("link set dummy0 up\naddress add 203.0.113.1/32 dev dummy0\n").expect("give it an address");
@@ -103,14 +106,14 @@ fn devices_of_all_kinds_are_taken_for_what_they_are() {
         if exists(&netns, "link add vlan7 link eth0 type vlan id 7") {
             netns.ip("link set vlan7 up\n").expect("switch the VLAN on");
             told.hooks("vlan7", |hooks| {
-                *hooks == Hooks { role: Role::Node, local: false, ingress: Ingress::Stacked, ..plain }
+                besides(hooks) == Hooks { role: Role::Node, local: false, ingress: Ingress::Stacked, ..plain }
             });
         }
         if exists(&netns, "link add ipip7 type ipip local 192.0.2.11 remote 192.0.2.12") {
             told.left("ipip7", &Reason::Unused);
             netns.ip("link set ipip7 up\n").expect("switch the tunnel on");
             told.hooks("ipip7", |hooks| {
-                *hooks == Hooks { role: Role::Tunnel, local: false, ingress: Ingress::StackedBareIp, ..bare }
+                besides(hooks) == Hooks { role: Role::Tunnel, local: false, ingress: Ingress::StackedBareIp, ..bare }
             });
         }
 
@@ -144,11 +147,11 @@ fn a_change_of_one_device_reaches_those_that_depend_on_it() {
         ip("link set pod1 master cni0\n");
         told.hooks("pod1", |hooks| hooks.ingress == Ingress::BridgePort);
         ip("link set cni0 address 02:00:00:00:00:42\n");
-        told.hooks("pod1", |hooks| hooks.lift == Some([2, 0, 0, 0, 0, 0x42]));
+        told.hooks("pod1", |hooks| hooks.mac == Some([2, 0, 0, 0, 0, 0x42]));
         ip("address add 10.244.1.1/24 dev cni0\n");
         told.hooks("pod1", |hooks| hooks.masquerade4 == "10.244.1.1".parse().ok());
         ip("link set pod1 nomaster\n");
-        told.hooks("pod1", |hooks| hooks.ingress == Ingress::Ethernet && hooks.lift.is_none());
+        told.hooks("pod1", |hooks| hooks.ingress == Ingress::Ethernet && hooks.mac != Some([2, 0, 0, 0, 0, 0x42]));
 
         ip("address add 192.0.2.99/24 dev eth0\naddress delete 192.0.2.11/24 dev eth0\n");
         told.hooks("pod2", |hooks| hooks.masquerade4.is_none_or(|ip| ip.octets()[3] != 11));

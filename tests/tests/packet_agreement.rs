@@ -11,7 +11,9 @@ use std::env;
 use std::net::{IpAddr, SocketAddr};
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Prefix, flag as config_flag};
-use svclb_common::service::{flag, scope};
+use svclb_common::route::{Route, reach};
+use svclb_common::schema::Device;
+use svclb_common::service::{device_flag, flag, role, scope};
 use svclb_common::verdict::Counter;
 use svclb_tests::packet::fragments::Cut;
 use svclb_tests::packet::{self, Frame, sctp, tcp, udp};
@@ -26,6 +28,8 @@ const UNREACHABLE: &[Counter] = &[
     Counter::SocketTranslated,
     Counter::SocketPeerTranslated,
     Counter::RefusedSocket,
+    // Frames before tc.
+    Counter::XdpForwarded,
 ];
 
 /// IP protocol number.
@@ -286,6 +290,14 @@ fn step(pair: &mut Pair, dice: &mut Dice) {
         return;
     }
     let request = pair.run(true, port, &bytes);
+    if request.moved.contains_key("request_forwarded") {
+        let seen = packet::read(&request.bytes);
+        for _ in 0..2 {
+            let by = dice.of(&[Port::Uplink, Port::Pod, Port::BridgePort]);
+            pair.run(true, by, &make(protocol, seen.destination, seen.source).answer().bytes());
+        }
+        return;
+    }
     if !request.moved.contains_key("request_translated") {
         return;
     }
@@ -365,9 +377,32 @@ fn portless(pair: &mut Pair, dice: &mut Dice) {
     }
 }
 
+/// Direct mode comes or goes, and ways to clients and endpoints change.
+fn roads(pair: &mut Pair, dice: &mut Dice) {
+    let both = config_flag::DIRECT | config_flag::DIRECT_FLOWS;
+    let flags = dice.of(&[0, config_flag::DIRECT_FLOWS, both, both, both, both]);
+    pair.both(|world, _| world.configure(|config| config.flags = config.flags & !both | flags));
+    for device in [role::NODE, role::POD] {
+        let flags = device_flag::ETHERNET | if device == role::POD { device_flag::PEER } else { 0 };
+        let numbered = (NODE4.into(), NODE6.into());
+        let record =
+            Device { role: device, flags, masquerade4: numbered.0, masquerade6: numbered.1, ..Device::default() };
+        pair.both(|world, _| world.add_device(u32::from(device) + 1, &record));
+    }
+    let ends = ["10.244.1.7", "10.244.2.7", "10.244.1.5", "198.51.100.10", "192.0.2.77", "10.244.2.9"];
+    let ends6 = ["fd00:10:244:1::7", "fd00:10:244:2::7", "fd00:10:244:1::5", "2001:db8:2::10", "2001:db8:3::33"];
+    for end in ends.iter().chain(&ends6) {
+        let reach = dice.of(&[reach::KNOWN, reach::KNOWN, reach::ASKED, reach::ASKED, reach::TOO_LONG, reach::STACK]);
+        // Of the last one nothing is known.
+        let device = dice.of(&[2, 2, 3, 3, 4]);
+        let way = Route { reach, device, macs: [[2, 0, 0, 0, 0, 7]; 2], ..Route::default() };
+        pair.both(|world, _| world.route(end.parse().expect("an address"), &way));
+    }
+}
+
 /// Something changes around the packets.
 fn change(pair: &mut Pair, dice: &mut Dice) {
-    match dice.below(24) {
+    match dice.below(28) {
         0 => {
             let seconds = dice.of(&[1, 5, 20, 61, 121]);
             pair.both(|world, _| world.wait(seconds));
@@ -388,6 +423,7 @@ fn change(pair: &mut Pair, dice: &mut Dice) {
             let refusals = dice.of(&[1_000_000, 1_000_000, 0]);
             pair.both(|world, _| world.configure(|config| config.refusals = refusals));
         }
+        5..9 => roads(pair, dice),
         _ => {
             // Endpoints go and come back, half of the time as numbers of another owner.
             let (v6, protocol) = (dice.one_in(2), dice.of(&[UDP, SCTP]));

@@ -359,7 +359,7 @@ fn both_resets_are_right_whatever_a_device_has_done_or_will_do_about_the_checksu
             let packet = |summed| HostPacket {
                 bytes: whole.clone(),
                 summed,
-                segmented: true,
+                segment: 1000,
                 device: 1,
                 mark: 0,
                 copies: Vec::new(),

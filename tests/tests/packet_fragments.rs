@@ -412,7 +412,7 @@ fn fragments_that_need_no_other_source_bear_the_mark_and_others_do_not() {
                 let mut packet = HostPacket {
                     bytes: fragment.clone(),
                     summed: Summed::Whole,
-                    segmented: false,
+                    segment: 0,
                     device: 1,
                     mark: 77,
                     copies: Vec::new(),
@@ -436,7 +436,7 @@ fn a_sum_of_the_whole_packet_that_a_device_gave_stays_right() {
             let mut packet = HostPacket {
                 bytes: fragment.clone(),
                 summed: before,
-                segmented: false,
+                segment: 0,
                 device: 1,
                 mark: 0,
                 copies: Vec::new(),

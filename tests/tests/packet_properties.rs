@@ -25,7 +25,7 @@ const ATTACHMENTS: [Attachment; 5] = [
 ];
 
 fn packet_of(bytes: Vec<u8>, summed: Summed) -> HostPacket {
-    HostPacket { bytes, summed, segmented: false, device: 1, mark: 0, copies: Vec::new() }
+    HostPacket { bytes, summed, segment: 0, device: 1, mark: 0, copies: Vec::new() }
 }
 
 fn endpoint(v6: bool) -> BoxedStrategy<SocketAddr> {

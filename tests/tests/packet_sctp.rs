@@ -326,7 +326,7 @@ fn left_to_the_device(world: &World, request: Vec<u8>) -> Vec<u8> {
     let mut packet = HostPacket {
         bytes: request.clone(),
         summed: Summed::Partial,
-        segmented: false,
+        segment: 0,
         device: 1,
         mark: 0,
         copies: Vec::new(),
@@ -366,7 +366,7 @@ fn a_checksum_that_is_left_to_the_device_stays_0_and_one_that_happens_to_be_0_do
         for (summed, expected) in [(Summed::Partial, true), (Summed::Whole, false)] {
             let mut bytes = request.clone();
             bytes[l4 + 8..l4 + 12].fill(0);
-            let mut packet = HostPacket { bytes, summed, segmented: false, device: 1, mark: 0, copies: Vec::new() };
+            let mut packet = HostPacket { bytes, summed, segment: 0, device: 1, mark: 0, copies: Vec::new() };
             assert_eq!(env.run(true, &mut packet, Attachment::ETHERNET), Action::Next);
             assert_ne!(packet.bytes[14..], request[14..], "it is translated");
             assert_eq!(packet.bytes[l4 + 8..l4 + 12] == [0; 4], expected, "{summed:?}");

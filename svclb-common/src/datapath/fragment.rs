@@ -6,6 +6,9 @@
 //! and egress remember each for themselves, since a datagram may be put together and cut again in between
 //! (`nf_defrag`, another MTU), and bears other addresses.
 //!
+//! Those of a direct flow ([`forward`]) get both addresses at once, and are sent on as their first one was; if there is no
+//! way for one of them any more it is dropped, as the stack would not know what to do with it.
+//!
 //! What nothing was entered for passes untouched, but for fragments to an address that Services have as such: a cluster
 //! IP, a load balancer's address, an external IP. Of what passes there the first fragment is entered, too, so that those
 //! without an entry have come before it; they are dropped, rather than sent to the default route. A node's own address
@@ -18,7 +21,7 @@
 //! datagram whole): all of them go to one. Fragments of other protocols than TCP and UDP pass: an ICMP error is never so long that
 //! it is cut, and nobody cuts SCTP, whose checksum would take all of a packet to change.
 
-use super::{Work, drop, pass, translated};
+use super::{Work, drop, forward, pass, translated};
 use crate::env::{Env, Tables};
 use crate::interest;
 use crate::packet::Packet;
@@ -69,7 +72,7 @@ fn first<A: Network, E: Env + Tables<A>>(env: &E, work: &Work<A>) -> Option<Verd
 }
 
 /// Enters what became of a first fragment, which was in `work` when it came ([`Verdict::to_bits`]): it passed, was
-/// translated, or goes no further.
+/// translated or sent on, or goes no further.
 #[inline(never)]
 pub fn remember<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &Work<A>, verdict: u16) {
     let key = work.datagram;
@@ -92,12 +95,16 @@ pub fn remember<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, 
             entry.to = packet.read(0).unwrap_or_default();
         }
     }
+    if verdict == Verdict::Forward.to_bits() {
+        (entry.source, entry.address) = (work.ends[0].address, work.ends[1].address);
+        entry.flags = fate::FORWARDED;
+    }
     env.set_fragment(&key, &entry);
 }
 
 /// A fragment behind the first one.
 #[inline(never)]
-fn follows<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &Work<A>) -> Verdict {
+fn follows<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, work: &mut Work<A>) -> Verdict {
     let key = work.datagram;
     let config = env.config();
     let timeout = config.ticks(A::REASSEMBLY_SECONDS);
@@ -112,6 +119,10 @@ fn follows<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E, w
     }
     if work.piece.part.offset < entry.header_end {
         return drop(env, DropReason::FragmentedHeader);
+    }
+    if entry.flags & fate::FORWARDED != 0 {
+        (work.ends[0].address, work.ends[1].address) = (entry.source, entry.address);
+        return forward::fragment(packet, env, work);
     }
     let side = if key.hook == hook::INGRESS { Side::Destination } else { Side::Source };
     let mut done = rewrite_address(packet, &work.headers, side, entry.address);

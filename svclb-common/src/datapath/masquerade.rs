@@ -26,7 +26,7 @@ pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(
         return None;
     }
     if work.claim.key.our_port == Be16::ZERO
-        && let Some(reason) = settle(packet, env, work)
+        && let Some(reason) = settle(env, work, packet.device())
     {
         return Some(drop(env, reason));
     }
@@ -45,26 +45,41 @@ fn find<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> bool {
     if !flow_table::find(env, &mut work.lookup, By::Backend, now) {
         return false;
     }
-    let meta = work.lookup.found.way.meta();
-    if !meta.is_masqueraded() {
+    if !work.lookup.found.way.meta().is_masqueraded() {
         return false;
     }
+    recall(env, work);
+    true
+}
+
+/// What the flow in `work.lookup`, which is masqueraded, is sent from, in the key of `work.claim`; where that is not
+/// settled, from an address of `device`, by which the packet in hand leaves. Or why it cannot be.
+#[inline(never)]
+pub fn source<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>, device: u32) -> Option<DropReason> {
+    recall(env, work);
+    if work.claim.key.our_port == Be16::ZERO { settle(env, work, device) } else { None }
+}
+
+/// Fills in the key of `work.claim`; port 0 if it is not settled.
+#[inline(always)]
+fn recall<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) {
+    let found = &work.lookup.found;
+    let (meta, now) = (found.way.meta(), env.now());
     let key = &mut work.claim.key;
-    *key = MasqueradeKey::new(Endpoint::default(), headers.receiver(), headers.protocol);
-    if let Some((ours, renew)) = flow_table::masquerade_of(env, &work.lookup.found, now) {
+    *key = MasqueradeKey::new(Endpoint::default(), found.way.backend_endpoint(), meta.protocol());
+    if let Some((ours, renew)) = flow_table::masquerade_of(env, found, now) {
         key.ours = ours.address;
         key.our_port = ours.port;
         if renew {
             env.renew_masquerade(key, meta.state().0, now);
         }
     }
-    true
 }
 
-/// Gives a flow its address and port. Of two CPUs that do so at once the loser gives its port back.
+/// Gives a flow an address of a device, and a port. Of two CPUs that do so at once the loser gives its port back.
 #[inline(never)]
-fn settle<A: Network, P: Packet, E: Env + Tables<A>>(packet: &P, env: &E, work: &mut Work<A>) -> Option<DropReason> {
-    let Some(device) = env.device(packet.device()) else { return Some(DropReason::NoMasqueradeAddress) };
+fn settle<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>, device: u32) -> Option<DropReason> {
+    let Some(device) = env.device(device) else { return Some(DropReason::NoMasqueradeAddress) };
     let address = Tables::<A>::masquerade_address(env, &device);
     if address == A::default() {
         return Some(DropReason::NoMasqueradeAddress);

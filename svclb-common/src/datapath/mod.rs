@@ -16,6 +16,7 @@
 //! Processes of the node itself are served before there is a packet ([`socket`]).
 
 pub mod cut;
+pub mod forward;
 pub mod fragment;
 pub mod icmp;
 pub mod masquerade;
@@ -25,16 +26,18 @@ pub mod reply;
 pub mod request;
 pub mod reset;
 pub mod socket;
+pub mod xdp;
 
 use self::refuse::Answer;
 use self::reset::Reset;
-use crate::addr::{Addr4, Addr6, Address};
-use crate::conntrack::Direction;
+pub use self::xdp::xdp;
+use crate::addr::{Addr4, Addr6, Address, Endpoint};
 use crate::env::{Env, ServiceEvent, Tables};
 use crate::flow_table::{Lookup, NewFlow};
 use crate::interest;
-use crate::packet::Packet;
+use crate::packet::{Frame, Packet};
 use crate::parse::{self, Headers, Piece};
+use crate::route::{Route, Trip};
 use crate::schema::{FragmentKey, hook};
 use crate::select::{Choice, Chosen};
 use crate::snat_port::Claim;
@@ -99,6 +102,14 @@ pub struct Work<A: Address> {
     pub attachment: Attachment,
     /// Index of the device.
     pub device: u32,
+    /// The packet could pass the node's IP stack by, if its flow is direct ([`forward`]).
+    pub may_pass_by: bool,
+    /// It came by a device of local traffic. Known of what may pass by.
+    pub from_local: bool,
+    /// Where it goes, if it passes by.
+    pub trip: Trip<A>,
+    /// What its ends become then, source first.
+    pub ends: [Endpoint<A>; 2],
     /// What becomes of the packet ([`Verdict::to_bits`]), where a step has found that out.
     pub verdict: u16,
 }
@@ -108,6 +119,16 @@ pub struct Work<A: Address> {
 pub struct Scratch {
     v4: Work<Addr4>,
     v6: Work<Addr6>,
+    /// The family of the packet in hand.
+    is_v6: bool,
+}
+
+impl Scratch {
+    /// Where a packet goes for which a hook has answered [`Action::Forward`].
+    #[inline(always)]
+    pub const fn onward(&self) -> &Route {
+        if self.is_v6 { &self.v6.trip.route } else { &self.v4.trip.route }
+    }
 }
 
 /// Passes a packet untouched and counts why.
@@ -133,7 +154,7 @@ fn count_turned_away<A: Address, E: Env + Tables<A>>(env: &E, service: u32, verd
             drop(env, reason);
         }
         Verdict::Refuse(_) => Tables::<A>::count_service(env, service, ServiceEvent::Refused),
-        Verdict::Pass | Verdict::Translate | Verdict::Answer => {}
+        Verdict::Pass | Verdict::Translate | Verdict::Answer | Verdict::Forward => {}
     }
 }
 
@@ -150,7 +171,7 @@ fn translated<E: Env>(env: &E, done: Option<()>, counter: Counter) -> Verdict {
 }
 
 #[inline(always)]
-fn network_layer<P: Packet>(packet: &P, attachment: Attachment) -> parse::Link {
+fn network_layer<F: Frame>(packet: &F, attachment: Attachment) -> parse::Link {
     if attachment.ethernet { parse::link_layer(packet) } else { parse::bare_ip(packet) }
 }
 
@@ -163,8 +184,17 @@ pub fn ingress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachmen
     // The mark survives the way through a veth pair into another namespace.
     packet.set_mark(0);
     match network_layer(packet, attachment) {
-        Ok((false, l3)) => ingress_of(packet, env, attachment, l3, &mut scratch.v4),
-        Ok((true, l3)) => ingress_of(packet, env, attachment, l3, &mut scratch.v6),
+        Ok((_, l3)) if forward::are_there(env) && forward::is_tagged(packet, attachment.ethernet, l3) => {
+            pass(env, Counter::Tagged).action()
+        }
+        Ok((false, l3)) => {
+            scratch.is_v6 = false;
+            ingress_of(packet, env, attachment, l3, &mut scratch.v4)
+        }
+        Ok((true, l3)) => {
+            scratch.is_v6 = true;
+            ingress_of(packet, env, attachment, l3, &mut scratch.v6)
+        }
         Err(why) => pass(env, why).action(),
     }
 }
@@ -190,9 +220,10 @@ fn ingress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
         verdict
     };
     match Verdict::refusal_of(verdict) {
-        Some(Refusal::GoneBackend) => cut::cut(packet, env, work, Direction::Original).action(),
+        Some(Refusal::GoneBackend) => cut::cut(packet, env, work, hook::INGRESS).action(),
         Some(why) => refuse::refuse(packet, env, work, why).action(),
         None if verdict == Verdict::Answer.to_bits() => portless::answer(packet, env, work).action(),
+        None if verdict == Verdict::Forward.to_bits() => forward::send(packet, env, work).action(),
         None => Verdict::action_of(verdict),
     }
 }
@@ -242,8 +273,18 @@ fn decide_at_ingress<A: Answer, P: Packet, E: Env + Tables<A>>(packet: &mut P, e
     if !from_backend && !to_frontend {
         return pass(env, Counter::NoService).to_bits();
     }
+    if forward::are_there(env) {
+        forward::look_at(packet, env, work);
+    } else {
+        work.may_pass_by = false;
+    }
     if from_backend && let Some(verdict) = reply::ingress(packet, env, work) {
-        return verdict.to_bits();
+        if verdict != Verdict::Forward || forward::reply(env, work) {
+            return verdict.to_bits();
+        }
+        if let Some(verdict) = reply::left(packet, env, work) {
+            return verdict.to_bits();
+        }
     }
     if to_frontend {
         return request::ingress(packet, env, work);
@@ -283,7 +324,7 @@ fn egress_of<A: Answer, P: Packet, E: Env + Tables<A>>(
     let verdict = whole_egress(packet, env, work).to_bits();
     leave(packet, env, work, verdict);
     match Verdict::refusal_of(verdict) {
-        Some(Refusal::GoneBackend) => cut::cut(packet, env, work, Direction::Reply).action(),
+        Some(Refusal::GoneBackend) => cut::cut(packet, env, work, hook::EGRESS).action(),
         Some(why) => refuse::refuse(packet, env, work, why).action(),
         None => Verdict::action_of(verdict),
     }

@@ -110,7 +110,7 @@ fn unreachable<A: Answer, P: Packet>(packet: &mut P, headers: &Headers<A>) -> Op
     let there = packet.length().checked_sub(headers.l3 as u32)?;
     let limit = if A::IS_V6 { QUOTE6 } else { QUOTE4 };
     // Of a packet that stands for several, no more than what every quotation has.
-    let limit = if packet.is_segmented() { header + udp::LENGTH as u32 } else { limit };
+    let limit = if packet.segment() != 0 { header + udp::LENGTH as u32 } else { limit };
     let quote = (header + headers.payload).min(there).min(limit);
     if quote < header + udp::LENGTH as u32 {
         return None;

@@ -1,7 +1,8 @@
 //! A request at ingress: its destination becomes a backend.
 
-use super::{Work, count_turned_away, cut, drop, pass, translated};
+use super::{Work, count_turned_away, cut, drop, forward, pass, translated};
 use crate::addr::Endpoint;
+use crate::config::flag;
 use crate::conntrack::{Direction, State};
 use crate::env::{Env, ServiceEvent, Tables, Tick};
 use crate::flow_table::{self, By, FlowKey, Inserted, Meta};
@@ -51,6 +52,15 @@ pub fn ingress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &
         if !env.choose(work, known == Known::IsOver) {
             return work.verdict;
         }
+        if work.may_pass_by && env.config().has(flag::DIRECT) {
+            forward::begins(env, work);
+        }
+    }
+    if work.lookup.found.way.meta().is_direct() {
+        let verdict = forward::request(env, work);
+        if verdict != Verdict::Pass.to_bits() {
+            return verdict;
+        }
     }
     translate(packet, env, work).to_bits()
 }
@@ -85,6 +95,12 @@ fn find<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> Known {
     }
     flow_table::note(env, &mut work.lookup.found, Direction::Original, work.headers.signal, now);
     Known::GoesOn
+}
+
+/// Whether the packet in hand is one of the flow in `work.lookup`, and goes to its backend.
+#[inline(always)]
+pub fn goes_on<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>) -> bool {
+    standing(env, work) == Known::GoesOn
 }
 
 /// Whether a packet belongs to the flow that was found, rather than beginning another in its place. UDP
@@ -209,6 +225,7 @@ fn pick_and_enter<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>, a
             }
         }
         work.lookup.found.way = work.new.way;
+        (work.lookup.found.place, work.lookup.found.index) = (work.new.place, work.new.index);
         return None;
     }
     Some(reason)

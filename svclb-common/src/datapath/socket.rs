@@ -137,7 +137,7 @@ fn begin<A: Address, E: Env + Tables<A>>(env: &E, socket: &Socket, to: Endpoint<
             Decision::Refuse
         }
         Verdict::Drop(reason) => Decision::Drop(reason),
-        Verdict::Pass | Verdict::Translate | Verdict::Answer => Decision::Pass,
+        Verdict::Pass | Verdict::Translate | Verdict::Answer | Verdict::Forward => Decision::Pass,
     }
 }
 

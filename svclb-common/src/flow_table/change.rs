@@ -126,6 +126,7 @@ impl<A: Address> Change<A> for Enter<'_, A> {
             *detail = self.new.detail;
         }
         *way = *flow;
+        self.new.index = at as u32;
         body.tags.set(at, self.new.hash);
         result
     }
@@ -192,15 +193,33 @@ impl<A: Address> Change<A> for Advance<'_, A> {
     }
 }
 
+/// Makes a flow direct; nothing if the way changed hands since it was read.
+pub(super) struct MakeDirect<'a, A: Address> {
+    pub(super) found: &'a Found<A>,
+}
+
+impl<A: Address> Change<A> for MakeDirect<'_, A> {
+    #[inline(always)]
+    fn apply(self, body: &mut Body<A>, _details: &mut Details<A>) -> u32 {
+        let Some(way) = body.ways.get_mut(self.found.index as usize) else { return 0 };
+        if !way.is_same_flow(&self.found.way) {
+            return 0;
+        }
+        way.meta |= Meta::DIRECT;
+        1
+    }
+}
+
 /// Ticks after which a masquerade entry is renewed by its flow's packets: below every timeout (3 s are 18 ticks at
 /// 100 Hz), far above the time between packets.
 pub const RENEW_TICKS: u32 = 8;
 
 /// Reads what a flow's packets are sent from: 0 not settled, 1 settled, 2 settled and due to be renewed,
-/// which is noted as done.
+/// which is noted as done if the caller `renews` it.
 pub(super) struct ReadMasquerade<'a, A: Address> {
     pub(super) found: &'a Found<A>,
     pub(super) now: Tick,
+    pub(super) renews: bool,
     pub(super) ours: &'a mut Endpoint<A>,
 }
 
@@ -216,7 +235,9 @@ impl<A: Address> Change<A> for ReadMasquerade<'_, A> {
         if self.now.0.wrapping_sub(detail.renewed) < RENEW_TICKS {
             return 1;
         }
-        detail.renewed = self.now.0;
+        if self.renews {
+            detail.renewed = self.now.0;
+        }
         2
     }
 }

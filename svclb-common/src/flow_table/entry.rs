@@ -14,6 +14,8 @@ pub struct Meta(pub u16);
 impl Meta {
     /// The packet's source must become an address of this node on its way out.
     pub const MASQUERADE: u16 = 1 << 6;
+    /// Its packets pass the node's IP stack by ([`crate::datapath::forward`]).
+    pub const DIRECT: u16 = 1 << 7;
     const PROTOCOL: u16 = 3;
 
     /// A flow's meta. Only TCP, UDP and SCTP have flows.
@@ -61,6 +63,12 @@ impl Meta {
     #[inline(always)]
     pub const fn is_masqueraded(self) -> bool {
         self.0 & Self::MASQUERADE != 0
+    }
+
+    /// Whether packets pass the node's IP stack by.
+    #[inline(always)]
+    pub const fn is_direct(self) -> bool {
+        self.0 & Self::DIRECT != 0
     }
 
     /// Whether the way is in use (it may have expired).
@@ -263,6 +271,10 @@ pub struct NewFlow<A: Address> {
     pub from_spill: bool,
     /// Answer: it stands in SPILL now.
     pub in_spill: bool,
+    /// Answer: its bucket.
+    pub place: Place,
+    /// Answer: its way in the bucket.
+    pub index: u32,
     /// What stood in the way that it took over.
     pub(super) displaced: Displaced<A>,
 }

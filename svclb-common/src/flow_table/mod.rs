@@ -20,7 +20,9 @@
 pub mod change;
 pub mod entry;
 
-use self::change::{Advance, CountOverflow, Enter, ReadMasquerade, Remove, Search, SettleMasquerade, entered};
+use self::change::{
+    Advance, CountOverflow, Enter, MakeDirect, ReadMasquerade, Remove, Search, SettleMasquerade, entered,
+};
 pub use self::change::{Change, RENEW_TICKS};
 pub use self::entry::{By, Displaced, FlowKey, Found, Lookup, Meta, NewFlow, Sought, first_way, new_flow};
 use crate::addr::{Address, Be16, Endpoint};
@@ -122,6 +124,7 @@ pub fn insert<A: Address, E: Env + Tables<A>>(env: &E, new: &mut NewFlow<A>, ove
     }
     let placed = result == entered::NEW || result == entered::DISPLACED;
     new.in_spill = place.spill && placed;
+    new.place = place;
     if place.spill {
         if placed != counted {
             count_overflow::<A, E>(env, home, placed);
@@ -206,6 +209,14 @@ pub fn note<A: Address, T: Tables<A>>(tables: &T, found: &mut Found<A>, directio
     }
 }
 
+/// Makes a flow that was found direct.
+#[inline(always)]
+pub fn make_direct<A: Address, T: Tables<A>>(tables: &T, found: &mut Found<A>) {
+    if tables.locked(found.place, MakeDirect { found }) == Some(1) {
+        found.way.meta |= Meta::DIRECT;
+    }
+}
+
 /// Tells MASQUERADE of a flow's new state: its entry would end with the timeout of the state before, should the flow
 /// be idle from now on.
 #[inline(never)]
@@ -222,11 +233,22 @@ fn renew<A: Address, T: Tables<A>>(tables: &T, found: &Found<A>, now: Tick) {
 #[inline(always)]
 pub fn masquerade_of<A: Address, T: Tables<A>>(tables: &T, found: &Found<A>, now: Tick) -> Option<(Endpoint<A>, bool)> {
     let mut ours = Endpoint::default();
-    match tables.locked(found.place, ReadMasquerade { found, now, ours: &mut ours }) {
+    match tables.locked(found.place, ReadMasquerade { found, now, renews: true, ours: &mut ours }) {
         Some(1) => Some((ours, false)),
         Some(2) => Some((ours, true)),
         _ => None,
     }
+}
+
+/// Reads what a flow's packets are sent from, if that is settled and not due to be renewed.
+#[inline(always)]
+pub fn fresh_masquerade_of<A: Address, T: Tables<A>>(
+    tables: &T,
+    found: &Found<A>,
+    now: Tick,
+    ours: &mut Endpoint<A>,
+) -> bool {
+    tables.locked(found.place, ReadMasquerade { found, now, renews: false, ours }) == Some(1)
 }
 
 /// Settles what a flow's packets are sent from, unless another CPU was faster; returns what holds now,

@@ -20,6 +20,8 @@ pub mod fate {
     pub const MARKED: u8 = 2;
     /// It passed untouched, to an address that Services have.
     pub const PASSED: u8 = 4;
+    /// It passed the node's IP stack by, with both addresses changed.
+    pub const FORWARDED: u8 = 8;
 }
 
 /// Key of FRAGMENTS: a datagram as one hook sees it, with the addresses that hooks before it have written.
@@ -54,6 +56,8 @@ impl<A: Address> FragmentKey<A> {
 pub struct Fragment<A> {
     /// What the first fragment's destination (at egress its source) became.
     pub address: A,
+    /// With [`fate::FORWARDED`]: what its source became.
+    pub source: A,
     /// Tick of the first fragment.
     pub seen: u32,
     /// Bytes of the datagram up to the end of its transport header, which no other fragment may overlap.

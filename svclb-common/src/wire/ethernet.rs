@@ -3,6 +3,9 @@
 use crate::addr::Be16;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+/// Length of a header without tags.
+pub const LENGTH: usize = 14;
+
 /// A MAC address.
 pub type Mac = [u8; 6];
 

@@ -37,6 +37,8 @@ pub const FRAGMENT_OFFSET: u16 = 0x1fff;
 pub const FRAGMENT_FIELD: usize = 6;
 /// Offset of the word whose first byte is the hops that are left; the second is the protocol.
 pub const HOPS: usize = 8;
+/// Length without options.
+pub const LENGTH: usize = 20;
 /// Offset of the header checksum.
 pub const CHECKSUM: usize = 10;
 /// Offset of the source address; the destination follows.

@@ -43,3 +43,5 @@ pub mod flag {
 pub const CHECKSUM: usize = 16;
 /// Length without options.
 pub const LENGTH: usize = 20;
+/// Offset of the header length ([`Tcp::offset`]).
+pub const OFFSET: usize = 12;

@@ -94,6 +94,9 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         ping_services: settings.ping_services,
         loopback_node_ports: sockets.namespace() != 0,
     };
+    if settings.direct {
+        warn_of_passed_chains();
+    }
     let v4 = BpfTables::take(&mut object, &options.bpffs, &config)?;
     let v6 = BpfTables::take(&mut object, &options.bpffs, &config)?;
     let engine = Engine::new(node_settings, &config, v4, v6)?;
@@ -148,6 +151,17 @@ pub async fn run(options: AgentOptions) -> Result<()> {
         pause: RETRY.0,
     };
     Box::pin(agent.run(events, host_events)).await
+}
+
+/// Says whom direct flows go past.
+fn warn_of_passed_chains() {
+    const PAST: &str =
+        "--forwarding direct: packets of Services pass this node's netfilter by, network policies included";
+    match host::netfilter::forward_chains() {
+        Ok(chains) if chains.is_empty() => warn!("{PAST}"),
+        Ok(chains) => warn!("{PAST}: {}", chains.join(", ")),
+        Err(error) => warn!("{PAST}; its chains cannot be read: {error}"),
+    }
 }
 
 /// Where objects come from, checked and not yet started.

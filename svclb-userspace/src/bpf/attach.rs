@@ -34,7 +34,10 @@ use std::{
 };
 
 use nix::errno::Errno;
-use svclb_common::{schema, service::role};
+use svclb_common::{
+    schema,
+    service::{device_flag, role},
+};
 use tracing::{debug, warn};
 
 pub(super) use self::programs::Programs;
@@ -54,7 +57,7 @@ use super::{
     probe,
     tcx::{Linker, Links, Pair, Want},
 };
-use crate::host::{Attachment, Device, DeviceEvent, Hooking, Hooks, Role, link::Kind};
+use crate::host::{Attachment, Device, DeviceEvent, Egress, Hooking, Hooks, Role, link::Kind};
 
 /// Devices that are hooked by clsact at the same time.
 const HANDS: usize = 4;
@@ -409,9 +412,11 @@ fn record(hooks: &Hooks) -> schema::Device {
             Role::Tunnel => role::TUNNEL,
         },
         local: u8::from(hooks.local),
-        lift: hooks.lift.unwrap_or_default(),
+        mac: hooks.mac.unwrap_or_default(),
+        input: hooks.input,
+        flags: if hooks.egress == Egress::Ethernet { device_flag::ETHERNET } else { 0 }
+            | if hooks.peer { device_flag::PEER } else { 0 },
         masquerade4: hooks.masquerade4.map(Into::into).unwrap_or_default(),
         masquerade6: hooks.masquerade6.map(Into::into).unwrap_or_default(),
-        ..Default::default()
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use serde_json::{Value, json};
 
-use super::{AgentOptions, LogFormat, ProxyMode, SocketLb};
+use super::{AgentOptions, Forwarding, LogFormat, ProxyMode, SocketLb};
 
 fn texts<T: Display>(values: &[T]) -> Vec<String> {
     values.iter().map(ToString::to_string).collect()
@@ -26,6 +26,10 @@ impl AgentOptions {
             "node-name": node_name,
             "bpffs": self.bpffs,
             "attach": self.attach.to_string(),
+            "forwarding": match self.forwarding {
+                Forwarding::Stack => "stack",
+                Forwarding::Direct => "direct",
+            },
             "socket-lb": match self.socket_lb {
                 SocketLb::Off => "off",
                 SocketLb::Host => "host",

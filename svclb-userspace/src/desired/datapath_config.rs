@@ -10,6 +10,7 @@ use svclb_common::schema::LAYOUT;
 const REFUSALS: u32 = 1_000;
 
 /// What an operator sets.
+#[expect(clippy::struct_excessive_bools, reason = "they are settings that have nothing to do with each other")]
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Settings {
     /// Prefixes of local sources, at most four of each family: `--cluster-cidr`, or none where those of the
@@ -21,6 +22,8 @@ pub struct Settings {
     pub local_by_device: bool,
     /// `--ping-services`.
     pub ping_services: bool,
+    /// `--forwarding direct`.
+    pub direct: bool,
     /// Timeouts in seconds that are other than svclb's own.
     pub timeouts: Vec<(State, u32)>,
     /// The network namespace whose processes are served; 0 for none.
@@ -41,8 +44,9 @@ pub struct Identity {
 /// where there was none. `hz` is the kernel's number of jiffies in a second.
 pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fresh: Identity) -> Config {
     let is_first = before.layout == 0;
-    // What Services ask for holds until this agent knows them.
-    let mut flags = if is_first { 0 } else { before.flags & (flag::SECOND_HALF | flag::CUT | CIDRS) };
+    // What Services ask for holds until this agent knows them, and flows keep to the way that they were made for.
+    let mut flags =
+        if is_first { 0 } else { before.flags & (flag::SECOND_HALF | flag::CUT | flag::DIRECT_FLOWS | CIDRS) };
     if settings.masquerade_all {
         flags |= flag::MASQUERADE_ALL;
     }
@@ -51,6 +55,9 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
     }
     if settings.ping_services {
         flags |= flag::PING_SERVICES;
+    }
+    if settings.direct {
+        flags |= flag::DIRECT | flag::DIRECT_FLOWS;
     }
     let bits_of_half = |words: u32| words * 32 - 1;
     let mut config = Config {
@@ -170,6 +177,19 @@ mod tests {
         assert_eq!((second.seed, second.mark, second.flags), (7, 1, flag::SECOND_HALF));
         assert_eq!(first.timeout(State::REPLIED), (300_u32 * 250).div_ceil(16));
         assert_eq!(second.timeout(State::REPLIED), (120_u32 * 250).div_ceil(16));
+    }
+
+    #[test]
+    fn flows_that_pass_the_stack_by_are_known_to_an_agent_that_makes_no_more_of_them() {
+        let sizes = Sizes::for_memory(1 << 30);
+        let empty: Config = zerocopy::FromZeros::new_zeroed();
+        let identity = Identity { seed: 1, mark: 1 };
+        let direct = Settings { direct: true, ..Settings::default() };
+        let first = config(&direct, &sizes, 250, &empty, identity);
+        assert_eq!(first.flags, flag::DIRECT | flag::DIRECT_FLOWS);
+        let second = config(&Settings::default(), &sizes, 250, &first, identity);
+        assert_eq!(second.flags, flag::DIRECT_FLOWS);
+        assert_eq!(config(&direct, &sizes, 250, &second, identity).flags, first.flags);
     }
 
     #[test]

@@ -97,6 +97,7 @@ fn link(payload: &[u8]) -> Option<Link> {
     const MASTER: u16 = 10;
     const INFO: u16 = 18;
     const INFO_KIND: u16 = 1;
+    const LINK_NAMESPACE: u16 = 37;
     const UP: u32 = 1;
     const LOOPBACK: u32 = 8;
 
@@ -108,11 +109,13 @@ fn link(payload: &[u8]) -> Option<Link> {
     let index = word(payload, 4)?;
     let flags = word(payload, 8)?;
     let (mut name, mut kind, mut master, mut mac) = (String::new(), String::new(), None, None);
+    let mut linked_elsewhere = false;
     for attribute in attributes(payload.get(HEADER..)?) {
         match attribute.kind() {
             ADDRESS => mac = attribute.value().try_into().ok(),
             NAME => name = text(attribute.value()),
             MASTER => master = word(attribute.value(), 0).filter(|&index| index != 0),
+            LINK_NAMESPACE => linked_elsewhere = true,
             INFO => {
                 for inner in attributes(attribute.value()) {
                     if inner.kind() == INFO_KIND {
@@ -124,7 +127,8 @@ fn link(payload: &[u8]) -> Option<Link> {
         }
     }
     let kind = Kind::new(&kind, header, flags & LOOPBACK != 0);
-    Some(Link { index, name, kind, header, up: flags & UP != 0, master, mac })
+    let peer_elsewhere = linked_elsewhere && kind == Kind::Veth;
+    Some(Link { index, name, kind, header, up: flags & UP != 0, master, mac, peer_elsewhere })
 }
 
 /// `struct ifaddrmsg` and the attributes `IFA_*` (linux/if_addr.h).
@@ -272,6 +276,7 @@ mod tests {
             LinkAttribute::IfName("pod7".into()),
             LinkAttribute::Address(vec![2, 0, 0, 0, 0, 7]),
             LinkAttribute::Controller(3),
+            LinkAttribute::LinkNetNsId(0),
             LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
         ];
         message
@@ -287,6 +292,7 @@ mod tests {
             up: true,
             master: Some(3),
             mac: Some([2, 0, 0, 0, 0, 7]),
+            peer_elsewhere: true,
         };
         assert_eq!(decoded(RouteNetlinkMessage::NewLink(veth())), [Change::Link(expected)]);
         assert_eq!(decoded(RouteNetlinkMessage::DelLink(veth())), [Change::LinkGone(7)]);

@@ -126,8 +126,12 @@ pub struct Hooks {
     pub ingress: Ingress,
     /// Program at egress.
     pub egress: Egress,
-    /// On a bridge port: the bridge's hardware address, to which replies are lifted.
-    pub lift: Option<Mac>,
+    /// Hardware address of frames that are the node's to route: its own, on a bridge port the bridge's.
+    pub mac: Option<Mac>,
+    /// Index of the device by which the IP stack sees packets come: of a bridge port the bridge's.
+    pub input: u32,
+    /// A packet can be put in at its other end, in another network namespace.
+    pub peer: bool,
     /// Source of masqueraded IPv4 packets that leave by it.
     pub masquerade4: Option<Ipv4Addr>,
     /// The same for IPv6.
@@ -211,7 +215,9 @@ fn hooks(link: &Link, topology: &Topology, node: &NodeAddresses, options: &Optio
         local: options.local.hold(link, bridge, role),
         ingress,
         egress,
-        lift: bridge.and_then(|bridge| bridge.mac),
+        mac: bridge.unwrap_or(link).mac,
+        input: bridge.unwrap_or(link).index,
+        peer: link.peer_elsewhere && role == Role::Pod,
         masquerade4: holders().find_map(|index| topology.primary4(index)).or(node.primary4),
         masquerade6: holders().find_map(|index| topology.primary6(index)).or(node.primary6),
     })

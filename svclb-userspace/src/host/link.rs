@@ -22,6 +22,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// Hardware address, if it has one of six bytes.
     pub mac: Option<Mac>,
+    /// Of one end of a pair: the other is in another network namespace.
+    pub peer_elsewhere: bool,
 }
 
 /// Kinds of devices, as far as they differ for us.

@@ -8,6 +8,7 @@ pub mod address;
 pub mod decode;
 pub mod devices;
 pub mod link;
+pub mod netfilter;
 mod netlink;
 pub mod sock_diag;
 pub mod sysctl;
@@ -16,7 +17,7 @@ pub mod watch;
 
 pub use self::{
     address::{NodeAddress, NodeAddresses},
-    devices::{Attachment, Hooks, LocalDevices, Options, Role},
+    devices::{Attachment, Egress, Hooks, LocalDevices, Options, Role},
     watch::{Device, DeviceEvent, Hooking, HostEvent, Watch, WatchError, watch},
 };
 

@@ -284,6 +284,23 @@ fn ethernet(kind: EtherType, vlans: &[u16], packet: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// Sets how many hops a packet without VLAN tags has left.
+///
+/// # Panics
+/// If it is no IP packet.
+pub fn set_hops(bytes: &mut [u8], hops: u8) {
+    let packet = &mut bytes[14..];
+    if packet[0] >> 4 == 6 {
+        packet[7] = hops;
+        return;
+    }
+    let (mut header, _) = Ipv4Header::from_slice(packet).expect("an IPv4 header");
+    header.time_to_live = hops;
+    header.header_checksum = header.calc_header_checksum();
+    let header = header.to_bytes();
+    packet[..header.len()].copy_from_slice(&header);
+}
+
 /// What an ICMP error says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Problem {

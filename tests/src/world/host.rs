@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::net::IpAddr;
 use svclb_common::addr::{Addr4, Addr6, Endpoint};
 use svclb_common::checksum;
 use svclb_common::config::{Config, Sizes};
@@ -12,6 +13,7 @@ use svclb_common::env::{Env, Peek, Place, ServiceEvent, Tables, Tick};
 use svclb_common::flow_table::{Change, Sought};
 use svclb_common::hash::next_test_random;
 use svclb_common::packet::{Frame, Packet};
+use svclb_common::route::{Route, Trip};
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Fragment, FragmentKey, Masquerade,
     MasqueradeKey, Service, ServiceCounters, ServiceKey, ServiceRef, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
@@ -41,8 +43,8 @@ pub struct HostPacket {
     pub bytes: Vec<u8>,
     /// State of the checksum.
     pub summed: Summed,
-    /// Stands for several segments.
-    pub segmented: bool,
+    /// Bytes of payload of each segment, if it stands for several; else 0.
+    pub segment: u32,
     /// Index of the device.
     pub device: u32,
     /// `tc_index`.
@@ -103,7 +105,7 @@ impl Packet for HostPacket {
             self.summed = Summed::Complete(checksum::difference(checksum::sum(tail), sum));
         }
         self.bytes.resize(length as usize, 0);
-        self.segmented = false;
+        self.segment = 0;
         Some(())
     }
 
@@ -117,8 +119,12 @@ impl Packet for HostPacket {
         Some(())
     }
 
-    fn is_segmented(&self) -> bool {
-        self.segmented
+    fn segment(&self) -> u32 {
+        self.segment
+    }
+
+    fn is_tagged(&self) -> bool {
+        false
     }
 
     fn mark(&self) -> u16 {
@@ -208,6 +214,10 @@ pub struct HostEnv {
     pub random: Cell<u32>,
     /// DEVICES.
     pub devices: HashMap<u32, Device>,
+    /// Ways by destination, as [`Tables::route`] is asked for them.
+    pub routes: HashMap<IpAddr, Route>,
+    /// Where the last packet went that passed the stack by.
+    pub onward: Cell<Route>,
     /// IPv4.
     pub v4: RefCell<HostTables<Addr4>>,
     /// IPv6.
@@ -224,6 +234,8 @@ impl HostEnv {
             now: Cell::new(0),
             random: Cell::new(0),
             devices: HashMap::new(),
+            routes: HashMap::new(),
+            onward: Cell::new(Route::default()),
             v4: RefCell::new(HostTables::new(sizes)),
             v6: RefCell::new(HostTables::new(sizes)),
             counters: RefCell::new([0; COUNTER_SLOTS as usize]),
@@ -239,11 +251,13 @@ impl HostEnv {
     /// Runs a hook.
     pub fn run(&self, ingress: bool, packet: &mut HostPacket, attachment: Attachment) -> Action {
         let mut scratch = Scratch::default();
-        if ingress {
+        let action = if ingress {
             datapath::ingress(packet, self, attachment, &mut scratch)
         } else {
             datapath::egress(packet, self, attachment, &mut scratch)
-        }
+        };
+        self.onward.set(if action == Action::Forward { *scratch.onward() } else { Route::default() });
+        action
     }
 }
 
@@ -451,6 +465,10 @@ impl<A: Of> Tables<A> for HostEnv {
 
     fn masquerade_address(&self, device: &Device) -> A {
         A::masquerade(device)
+    }
+
+    fn route(&self, trip: &mut Trip<A>) {
+        trip.route = self.routes.get(&trip.to.address.into()).copied().unwrap_or_default();
     }
 
     fn peek(&self, place: Place, sought: Sought<A>, way: &mut Way<A>) -> Peek {

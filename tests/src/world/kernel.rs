@@ -2,10 +2,12 @@
 
 use aya::maps::{Array, HashMap, IterableMap, LpmTrie, MapData, PerCpuArray};
 use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
+use svclb_common::route::Route;
 use svclb_common::schema::{
     Affinity, AffinityKey, Backend, Bucket, Details, Device, Fragment, FragmentKey, FrontendBucket, Masquerade,
     MasqueradeKey, Plain, Service, SlotPair, SourceRange,
@@ -45,6 +47,8 @@ pub struct KernelEnv {
     pub v6: BpfTables<Addr6>,
     devices: HashMap<MapData, Pod<u32>, Pod<Device>>,
     test_env: Array<MapData, Pod<u64>>,
+    routes: HashMap<MapData, Pod<[u32; 4]>, Pod<Route>>,
+    onward: Array<MapData, Pod<Route>>,
     counters: PerCpuArray<MapData, u64>,
     flows4: [Array<MapData, Pod<Bucket<Addr4>>>; 2],
     flows6: [Array<MapData, Pod<Bucket<Addr6>>>; 2],
@@ -76,8 +80,16 @@ impl KernelEnv {
         for clear in &mut env.clear {
             clear();
         }
+        env.clear_routes();
         env.set_config(config);
         Ok(env)
+    }
+
+    fn clear_routes(&mut self) {
+        let keys: Vec<_> = self.routes.keys().collect::<Result<_, _>>().expect("TEST_ROUTES can be read");
+        for key in keys {
+            self.routes.remove(&key).expect("TEST_ROUTES can be written");
+        }
     }
 
     /// Hands an object back for later tests.
@@ -101,6 +113,8 @@ impl KernelEnv {
             v6: BpfTables::take(&mut object, pins.path(), config)?,
             devices: object.take_hash("DEVICES")?,
             test_env: object.take_array("TEST_ENV")?,
+            routes: object.take_hash("TEST_ROUTES")?,
+            onward: object.take_array("TEST_ONWARD")?,
             counters: object.take_map("COUNTERS")?,
             flows4: [object.take_array("FLOWS4")?, object.take_array("SPILL4")?],
             flows6: [object.take_array("FLOWS6")?, object.take_array("SPILL6")?],
@@ -134,12 +148,40 @@ impl KernelEnv {
         (self.test_env.get(&0, 0).expect("TEST_ENV can be read").0 >> 32) as u32
     }
 
-    /// Says what device the packets are at.
+    /// Says what a device is.
     ///
     /// # Panics
     /// If the map cannot be written.
-    pub fn set_device(&mut self, device: &Device) {
-        self.devices.insert(Pod(DEVICE), Pod(*device), 0).expect("DEVICES can be written");
+    pub fn set_device(&mut self, index: u32, device: &Device) {
+        self.devices.insert(Pod(index), Pod(*device), 0).expect("DEVICES can be written");
+    }
+
+    /// Says which way leads to an address.
+    ///
+    /// # Panics
+    /// If the map cannot be written.
+    pub fn set_route(&mut self, to: IpAddr, route: &Route) {
+        let words = match to {
+            IpAddr::V4(ip) => [Addr4::from(ip).0, 0, 0, 0],
+            IpAddr::V6(ip) => Addr6::from(ip).0,
+        };
+        self.routes.insert(Pod(words), Pod(*route), 0).expect("TEST_ROUTES can be written");
+    }
+
+    /// Where the last packet went that passed the stack by.
+    ///
+    /// # Panics
+    /// If the map cannot be read.
+    pub fn onward(&self) -> Route {
+        self.onward.get(&0, 0).expect("TEST_ONWARD can be read").0
+    }
+
+    /// Forgets where that was.
+    ///
+    /// # Panics
+    /// If the map cannot be written.
+    pub fn forget_onward(&mut self) {
+        self.onward.set(0, Pod(Route::default()), 0).expect("TEST_ONWARD can be written");
     }
 
     /// Runs a program on a packet.

@@ -17,14 +17,15 @@ pub use self::recorder::Recorder;
 pub use self::scene::{BackendSpec, Scene, ServiceSpec};
 use crate::packet;
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
 use svclb_common::conntrack::State;
 use svclb_common::datapath::Attachment;
 use svclb_common::env::TICK_SHIFT;
+use svclb_common::route::Route;
 use svclb_common::schema::{Device, LAYOUT};
-use svclb_common::service::role;
+use svclb_common::service::{device_flag, role};
 use svclb_common::verdict::{Action, Counter};
 use svclb_userspace::plan::Limits;
 
@@ -63,10 +64,11 @@ impl Port {
         Device {
             role: if self == Self::Uplink { role::NODE } else { role::POD },
             local: u8::from(self != Self::Uplink),
-            lift: if self == Self::BridgePort { BRIDGE_MAC } else { [0; 6] },
+            mac: if self == Self::BridgePort { BRIDGE_MAC } else { packet::MAC_B },
+            input: DEVICE,
+            flags: device_flag::ETHERNET,
             masquerade4: node.0.into(),
             masquerade6: node.1.into(),
-            ..Device::default()
         }
     }
 
@@ -142,6 +144,8 @@ pub struct Outcome {
     pub bytes: Vec<u8>,
     /// Copies that were sent into the node before.
     pub copies: Vec<Vec<u8>>,
+    /// Where it goes, if it passes the stack by.
+    pub onward: Option<Route>,
     /// Counters that moved, by name.
     pub moved: BTreeMap<&'static str, u64>,
     before: Vec<u8>,
@@ -153,6 +157,8 @@ pub const NEXT: i32 = -1;
 pub const DROPPED: i32 = 2;
 /// The packet is sent back.
 pub const SENT_BACK: i32 = 7;
+/// The packet is sent on, past the stack: to the kernel the same as [`SENT_BACK`].
+pub const FORWARDED: i32 = 7;
 
 impl Outcome {
     /// The packet goes on and is as it was; exactly this counter moved.
@@ -191,6 +197,27 @@ impl Outcome {
     pub fn rewritten(&self, counters: &[Counter]) -> Vec<u8> {
         self.expect(NEXT, counters);
         self.bytes.clone()
+    }
+
+    /// Both ends were rewritten and the packet passes the stack by; exactly these counters moved. Returns what it is now,
+    /// and where it goes.
+    ///
+    /// # Panics
+    /// If anything else happened.
+    #[track_caller]
+    pub fn forwarded(&self, counters: &[Counter]) -> (packet::Seen, Route) {
+        let (bytes, onward) = self.sent_on(counters);
+        (packet::read(&bytes), onward)
+    }
+
+    /// As [`Self::forwarded`], of a packet that cannot be read alone: a fragment. Returns its bytes.
+    ///
+    /// # Panics
+    /// If anything else happened.
+    #[track_caller]
+    pub fn sent_on(&self, counters: &[Counter]) -> (Vec<u8>, Route) {
+        self.expect(FORWARDED, counters);
+        (self.bytes.clone(), self.onward.expect("where it goes"))
     }
 
     /// The packet became its own refusal; exactly this counter moved. Returns the answer.
@@ -318,6 +345,22 @@ impl World {
         }
     }
 
+    /// Says what a device is that packets may leave by, past the stack.
+    pub fn add_device(&mut self, index: u32, device: &Device) {
+        match &mut self.machine {
+            Machine::Host(env) => drop(env.devices.insert(index, *device)),
+            Machine::Kernel(env) => env.set_device(index, device),
+        }
+    }
+
+    /// Says which way leads to an address.
+    pub fn route(&mut self, to: IpAddr, route: &Route) {
+        match &mut self.machine {
+            Machine::Host(env) => drop(env.routes.insert(to, *route)),
+            Machine::Kernel(env) => env.set_route(to, route),
+        }
+    }
+
     /// Lets time pass.
     pub const fn wait(&mut self, seconds: u32) {
         self.now = self.now.wrapping_add(seconds * SECOND);
@@ -376,7 +419,7 @@ impl World {
     fn run(&mut self, ingress: bool, port: Port, attachment: Attachment, program: &str, packet: &[u8]) -> Outcome {
         let counters = self.counters();
         let device = port.record(self.node);
-        let (action, bytes, copies) = match &mut self.machine {
+        let (action, bytes, copies, onward) = match &mut self.machine {
             Machine::Host(env) => {
                 env.now.set(self.now);
                 env.random.set(self.random);
@@ -384,24 +427,25 @@ impl World {
                 let mut packet = HostPacket {
                     bytes: packet.to_vec(),
                     summed: Summed::Whole,
-                    segmented: false,
+                    segment: 0,
                     device: DEVICE,
                     mark: 0,
                     copies: Vec::new(),
                 };
                 let action = env.run(ingress, &mut packet, attachment);
                 self.random = env.random.get();
-                (number(action), packet.bytes, packet.copies)
+                (number(action), packet.bytes, packet.copies, env.onward.get())
             }
             Machine::Kernel(env) => {
                 env.set_time(self.now, self.random);
-                env.set_device(&device);
+                env.set_device(DEVICE, &device);
+                env.forget_onward();
                 let ran = env.run(program, packet);
                 self.random = env.random();
                 // The counter of the only packets that are copied.
                 let cut = Counter::RefusedGoneBackend as usize;
                 let copies = env.copies(env.counters()[cut] - counters[cut]);
-                (ran.action, ran.bytes, copies)
+                (ran.action, ran.bytes, copies, env.onward())
             }
         };
         let moved = self
@@ -412,7 +456,8 @@ impl World {
             .filter(|(_, (after, before))| after != before)
             .map(|(number, (after, before))| (label(number), after - before))
             .collect();
-        Outcome { action, bytes, copies, moved, before: packet.to_vec() }
+        let onward = (onward != Route::default()).then_some(onward);
+        Outcome { action, bytes, copies, onward, moved, before: packet.to_vec() }
     }
 
     /// Counters by number.
@@ -446,6 +491,7 @@ const fn number(action: Action) -> i32 {
     match action {
         Action::Next => NEXT,
         Action::Back => SENT_BACK,
+        Action::Forward => FORWARDED,
         Action::Drop => DROPPED,
     }
 }

@@ -40,7 +40,7 @@ fn links_outlive_the_agent_and_are_adopted() {
             until_linked(&stage.netns);
             let index = |name: &str| first.told.devices[name].index;
             assert_eq!(records.lock()[&index("pod2")].role, role::POD);
-            assert_ne!(records.lock()[&index("pod2")].lift, [0; 6]);
+            assert_eq!(records.lock()[&index("pod2")].input, index("cni0"));
             assert_eq!(records.lock()[&index("eth0")].role, role::NODE);
             let before: Vec<Vec<u32>> = ALL.iter().map(|device| tcx_ids(device)).collect();
             drop(first);

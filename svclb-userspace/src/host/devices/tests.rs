@@ -13,7 +13,8 @@ impl Net {
     fn link(&mut self, name: &str, kind: Kind, header: Header) -> u32 {
         self.count += 1;
         let mac = (header == Header::Ethernet).then_some([2, 0, 0, 0, 0, self.count as u8]);
-        let link = Link { index: self.count, name: name.into(), kind, header, up: true, master: None, mac };
+        let index = self.count;
+        let link = Link { index, name: name.into(), kind, header, up: true, master: None, mac, peer_elsewhere: false };
         self.topology.apply(Change::Link(link));
         self.count
     }
@@ -186,10 +187,11 @@ fn a_pods_bridge_and_its_ports_are_hooked_and_use_its_address() {
     net.address(bridge, "10.244.1.1/24");
     let port = net.ethernet("pod7", Kind::Veth);
     net.enslave(port, bridge);
-    assert_eq!((net.hooks(bridge).role, net.hooks(bridge).lift), (Role::Pod, None));
+    let own = net.topology.link(bridge).expect("the bridge").mac;
+    assert_eq!((net.hooks(bridge).role, net.hooks(bridge).mac, net.hooks(bridge).input), (Role::Pod, own, bridge));
     let hooks = net.hooks(port);
     assert_eq!((hooks.role, hooks.ingress), (Role::Pod, Ingress::BridgePort));
-    assert_eq!(hooks.lift, net.topology.link(bridge).expect("the bridge").mac);
+    assert_eq!((hooks.mac, hooks.input), (own, bridge), "what the stack sees is the bridge");
     assert_eq!((hooks.masquerade4, hooks.masquerade6), (v4("10.244.1.1"), v6("2001:db8:1::11")));
 }
 
