@@ -407,7 +407,7 @@ fn change(pair: &mut Pair, dice: &mut Dice) {
             let seconds = dice.of(&[1, 5, 20, 61, 121]);
             pair.both(|world, _| world.wait(seconds));
         }
-        1 | 2 => {
+        1..4 => {
             let flags =
                 [0, config_flag::CUT, config_flag::CUT | config_flag::MASQUERADE_ALL, config_flag::LOCAL_BY_DEVICE]
                     .map(|flag| if dice.one_in(2) { flag | config_flag::PING_SERVICES } else { flag });
@@ -419,11 +419,11 @@ fn change(pair: &mut Pair, dice: &mut Dice) {
                 });
             });
         }
-        3 | 4 => {
+        4 | 5 => {
             let refusals = dice.of(&[1_000_000, 1_000_000, 0]);
             pair.both(|world, _| world.configure(|config| config.refusals = refusals));
         }
-        5..9 => roads(pair, dice),
+        6..9 => roads(pair, dice),
         _ => {
             // Endpoints go and come back, half of the time as numbers of another owner.
             let (v6, protocol) = (dice.one_in(2), dice.of(&[UDP, SCTP]));
