@@ -21,15 +21,10 @@ const FIRST_PORT: u32 = 1024;
 
 /// A client by its number.
 trait Clients: Tables + Network {
-    /// Length of the network header.
-    const HEADER: usize;
-
     fn client(number: u32) -> Self;
 }
 
 impl Clients for Addr4 {
-    const HEADER: usize = 20;
-
     #[inline(always)]
     fn client(number: u32) -> Self {
         // 10.128.0.0 and up
@@ -38,8 +33,6 @@ impl Clients for Addr4 {
 }
 
 impl Clients for Addr6 {
-    const HEADER: usize = 40;
-
     #[inline(always)]
     fn client(number: u32) -> Self {
         // fd00:128:: and up
