@@ -70,32 +70,50 @@ pub mod flag {
     pub const DIRECT_FLOWS: u32 = 256;
 }
 
-/// The one value of CONFIG.
+/// The part of an interest bitmap that one of its halves takes up. It is as small as its members allow, so that it stays
+/// in the processor's caches.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug, FromBytes, Immutable, KnownLayout)]
+pub struct Extent {
+    /// Its first bit in the map.
+    pub first: u32,
+    /// Number of its bits, a power of two, less one.
+    pub mask: u32,
+}
+
+impl Extent {
+    /// A whole half of a map of so many 64-bit words, a power of two.
+    pub const fn whole(words: u32, half: bool) -> Self {
+        Self { first: if half { words * 32 } else { 0 }, mask: words * 32 - 1 }
+    }
+}
+
+/// The one value of CONFIG. What every packet needs comes first, behind the 8 bytes that the kernel's header of a map
+/// leaves in a cache line.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, Immutable, KnownLayout)]
 pub struct Config {
     /// [`crate::schema::LAYOUT`].
     pub layout: u32,
-    /// See [`flag`].
-    pub flags: u32,
+    /// Answers to refused packets per CPU and second.
+    pub refusals: u32,
     /// Seed of every hash; pinned with the tables, as their content depends on it.
     pub seed: u64,
+    /// See [`flag`].
+    pub flags: u32,
     /// Value of `tc_index` on packets that this agent's ingress has finished with. Never 0; random
     /// per agent, as the field survives the way to another node's namespace on one machine.
     pub mark: u16,
     /// Always 0.
     pub zero: u16,
-    /// Answers to refused packets per CPU and second.
-    pub refusals: u32,
-    /// The kernel's jiffies in a second.
-    pub jiffies_per_second: u32,
-    /// Number of buckets of SERVICES, a power of two, less one.
-    pub frontends: u32,
     /// Number of buckets, a power of two, less one: for IPv4 and then IPv6 those of FLOWS and of SPILL.
     pub buckets: [[u32; 2]; 2],
-    /// Bits of one half of a bitmap, a power of two, less one: for frontends and then backends those of IPv4 and of
-    /// IPv6.
-    pub interest: [[u32; 2]; 2],
+    /// Interest bitmaps: for IPv4 and then IPv6, of the first half and of the second, those of frontends and of backends.
+    pub interest: [[[Extent; 2]; 2]; 2],
+    /// Number of buckets of SERVICES, a power of two, less one.
+    pub frontends: u32,
+    /// The kernel's jiffies in a second.
+    pub jiffies_per_second: u32,
     /// Timeouts in ticks, by [`State`].
     pub timeouts: [u32; 16],
     /// `--cluster-cidr` of IPv4; unused ones have mask and network that match nothing.

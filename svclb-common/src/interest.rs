@@ -3,28 +3,23 @@
 //! Two bitmaps, small enough to stay in the cache, answer it without a hash lookup: one of hashed
 //! frontends (addresses of cluster IPs, load balancers and external IPs; address, port and protocol
 //! of node ports), one of hashed backend endpoints. A clear bit is a sure no; a set one means "look".
-//! The agent sets a bit before it writes what the bit stands for. Bits are cleared only by filling
-//! the other half of a bitmap and then switching to it ([`crate::config::flag::SECOND_HALF`]).
+//! The agent sets a bit before it writes what the bit stands for. Bits are cleared, and a bitmap gets more or fewer of them,
+//! only by filling the other half of it and then switching to that ([`crate::config::flag::SECOND_HALF`]).
 
 use crate::addr::{Address, Be16, Endpoint};
-use crate::config::{Config, flag};
+use crate::config::{Config, Extent, flag};
 use crate::env::{Env, Tables};
 use crate::hash;
 
-/// Index of a family in the two-element arrays of [`Config`].
-const fn family<A: Address>() -> usize {
-    A::IS_V6 as usize
-}
-
-/// Which bitmap.
-const FRONTENDS: usize = 0;
-const BACKENDS: usize = 1;
+/// Index of the bitmap of frontends among a family's in [`Config::interest`].
+pub const FRONTENDS: usize = 0;
+/// Of that of backends.
+pub const BACKENDS: usize = 1;
 
 #[inline(always)]
 fn position<A: Address>(config: &Config, which: usize, half: bool, hash: u64) -> u32 {
-    let mask = config.interest[which][family::<A>()];
-    let bit = hash as u32 & mask;
-    if half { bit + mask + 1 } else { bit }
+    let Extent { first, mask } = config.interest[A::IS_V6 as usize][half as usize][which];
+    first + (hash as u32 & mask)
 }
 
 /// Hash of an address that is a frontend with all its ports (cluster IP, load balancer, external IP).

@@ -8,7 +8,10 @@
 
 mod chunks;
 
+use core::hint::cold_path;
+
 use crate::addr::{Addr4, Addr6, Address, Be16, Endpoint};
+use crate::checksum;
 use crate::packet::Frame;
 use crate::verdict::Counter;
 use crate::wire::ethernet::{Ethernet, VlanTag, ethertype};
@@ -44,6 +47,15 @@ pub struct Part {
     pub id: u32,
 }
 
+/// What of a packet [`Network::write_ends`] changes besides the addresses; constants to the compiler.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    /// The packet has ports.
+    pub ports: bool,
+    /// A router sends it on: it has a hop less.
+    pub routed: bool,
+}
+
 /// What differs between the families on the wire.
 pub trait Network: Address {
     /// Offset of the source address in the header.
@@ -64,6 +76,17 @@ pub trait Network: Address {
 
     /// Reads the type of service, or traffic class, and how many hops are left.
     fn class_and_hops<F: Frame>(packet: &F, l3: usize) -> Option<(u8, u8)>;
+
+    /// Writes the addresses of both ends over those that are there and, if `ports`, the ports; takes a hop, if `routed`; and
+    /// brings the header's own checksum to `difference`, the addresses' share, and to the hop. Gives the hop's share, if no
+    /// checksum of the header makes up for it. As few writes as there can be: at `tc` each is a helper call.
+    fn write_ends<F: Frame>(
+        packet: &mut F,
+        headers: &Headers<Self>,
+        ends: &[Endpoint<Self>; 2],
+        difference: u32,
+        what: Parts,
+    ) -> Option<u32>;
 
     /// Reads the network header at `l3`. Which part of a datagram a fragment is, is then in `part`; without, fragments
     /// are not read: [`Counter::Fragment`]. Behind the first fragment of a datagram there are no more headers.
@@ -87,15 +110,51 @@ impl Network for Addr4 {
     }
 
     #[inline(always)]
+    fn write_ends<F: Frame>(
+        packet: &mut F,
+        headers: &Headers<Self>,
+        [source, destination]: &[Endpoint<Self>; 2],
+        difference: u32,
+        what: Parts,
+    ) -> Option<u32> {
+        let at = headers.l3 + ipv4::HOPS;
+        let [hops, checksum]: [u16; 2] = packet.read(at)?;
+        let mut less = hops.to_ne_bytes();
+        let mut change = difference;
+        if what.routed {
+            less[0] = less[0].wrapping_sub(1);
+            change = checksum::add(change, checksum::difference(hops as u32, u16::from_ne_bytes(less) as u32));
+        }
+        let ends = ipv4::Ends {
+            hops: less,
+            checksum: checksum::update(checksum, change),
+            source: source.address,
+            destination: destination.address,
+        };
+        let ports = [source.port, destination.port];
+        if what.ports && headers.l4 == headers.l3 + ipv4::LENGTH {
+            packet.write(at, &ipv4::EndsAndPorts { ends, ports })?;
+            return Some(0);
+        }
+        packet.write(at, &ends)?;
+        if what.ports {
+            packet.write(headers.l4, &ports)?;
+        }
+        Some(0)
+    }
+
+    #[inline(always)]
     fn network<F: Frame>(packet: &F, l3: usize, part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter> {
         let header: ipv4::Ipv4 = packet.read(l3).ok_or(Counter::Malformed)?;
         let length = (header.version_ihl & 15) as u32 * 4;
         let total = header.total_length.get() as u32;
         if header.version_ihl >> 4 != 4 || length < 20 || total < length {
+            cold_path();
             return Err(Counter::Malformed);
         }
         let fragment = header.fragment.get();
         if fragment & ipv4::FRAGMENT_MASK != 0 {
+            cold_path();
             *part.ok_or(Counter::Fragment)? = Part {
                 at: (l3 + ipv4::FRAGMENT_FIELD) as u16,
                 offset: (fragment & ipv4::FRAGMENT_OFFSET) * 8,
@@ -129,9 +188,39 @@ impl Network for Addr6 {
     }
 
     #[inline(always)]
+    fn write_ends<F: Frame>(
+        packet: &mut F,
+        headers: &Headers<Self>,
+        [source, destination]: &[Endpoint<Self>; 2],
+        _difference: u32,
+        what: Parts,
+    ) -> Option<u32> {
+        let mut hop = 0;
+        if what.routed {
+            let [next, left]: [u8; 2] = packet.read(headers.l3 + ipv6::HOPS)?;
+            let less = [next, left.wrapping_sub(1)];
+            packet.write(headers.l3 + ipv6::HOPS, &less)?;
+            hop = checksum::difference(u16::from_ne_bytes([next, left]) as u32, u16::from_ne_bytes(less) as u32);
+        }
+        let at = headers.l3 + ipv6::SOURCE;
+        let ends = [source.address, destination.address];
+        let ports = [source.port, destination.port];
+        if what.ports && headers.l4 == headers.l3 + ipv6::LENGTH {
+            packet.write(at, &ipv6::EndsAndPorts { ends, ports })?;
+            return Some(hop);
+        }
+        packet.write(at, &ends)?;
+        if what.ports {
+            packet.write(headers.l4, &ports)?;
+        }
+        Some(hop)
+    }
+
+    #[inline(always)]
     fn network<F: Frame>(packet: &F, l3: usize, mut part: Option<&mut Part>) -> Result<NetworkHeader<Self>, Counter> {
         let header: ipv6::Ipv6 = packet.read(l3).ok_or(Counter::Malformed)?;
         if header.version_class_flow[0] >> 4 != 6 {
+            cold_path();
             return Err(Counter::Malformed);
         }
         let mut l4 = l3 + ipv6::LENGTH;
@@ -140,16 +229,19 @@ impl Network for Addr6 {
         while read < MAX_EXTENSIONS {
             match next {
                 protocol::HOP_BY_HOP | protocol::ROUTING | protocol::DESTINATION_OPTIONS => {
+                    cold_path();
                     let extension: ipv6::Extension = packet.read(l4).ok_or(Counter::Malformed)?;
                     next = extension.next_header;
                     l4 += (extension.length as usize + 1) * 8;
                 }
                 protocol::AUTHENTICATION => {
+                    cold_path();
                     let extension: ipv6::Extension = packet.read(l4).ok_or(Counter::Malformed)?;
                     next = extension.next_header;
                     l4 += (extension.length as usize + 2) * 4;
                 }
                 protocol::FRAGMENT => {
+                    cold_path();
                     let fragment: ipv6::Fragment = packet.read(l4).ok_or(Counter::Malformed)?;
                     let field = fragment.fragment.get();
                     next = fragment.next_header;
@@ -395,6 +487,7 @@ pub fn link_layer<F: Frame>(packet: &F) -> Link {
     let mut l3 = size_of::<Ethernet>();
     let mut tags = 0;
     while tags < 2 && (kind == ethertype::VLAN || kind == ethertype::QINQ) {
+        cold_path();
         let tag: VlanTag = packet.read(l3).ok_or(Counter::Malformed)?;
         kind = tag.ethertype;
         l3 += size_of::<VlanTag>();

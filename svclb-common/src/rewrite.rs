@@ -16,7 +16,7 @@ use crate::addr::{Address, Be16, Endpoint};
 use crate::checksum::{add, difference, fold16, is_zero, update, update_partial};
 use crate::crc32c;
 use crate::packet::Frame;
-use crate::parse::{Headers, Network};
+use crate::parse::{Headers, Network, Parts};
 use crate::wire::{ipv4, protocol};
 
 /// Which end of a packet is rewritten.
@@ -40,77 +40,53 @@ pub fn rewrite<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, side:
 /// [`rewrite`] but for the CRC of SCTP.
 #[inline(never)]
 fn rewrite_end<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, side: Side, to: &Endpoint<A>) -> Option<()> {
-    let changed = write_end(packet, headers, side, to)?;
-    if !A::IS_V6 {
-        network_checksum(packet, headers.l3, changed.address)?;
-    }
+    let (from, ends) = match side {
+        Side::Source => (headers.sender(), [*to, headers.receiver()]),
+        Side::Destination => (headers.receiver(), [headers.sender(), *to]),
+    };
+    let changed = Changed::by(&from, to);
+    A::write_ends(packet, headers, &ends, changed.address, Parts { ports: true, routed: false })?;
     update_transport(packet, headers, changed)
 }
 
 /// Replaces both ends of a packet that a router sends on, and takes one of its hops, of which there are more: each checksum
 /// is updated once. `None` if the packet could not be written.
 #[inline(always)]
-pub fn forward<A: Network, F: Frame>(
-    packet: &mut F,
-    headers: &Headers<A>,
-    source: &Endpoint<A>,
-    destination: &Endpoint<A>,
-) -> Option<()> {
+pub fn forward<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, ends: &[Endpoint<A>; 2]) -> Option<()> {
     if headers.protocol == protocol::SCTP {
-        update_crc(packet, headers, Side::Source, source.port)?;
-        update_crc(packet, headers, Side::Destination, destination.port)?;
+        update_crc(packet, headers, Side::Source, ends[0].port)?;
+        update_crc(packet, headers, Side::Destination, ends[1].port)?;
     }
-    let hop = take_hop::<A, F>(packet, headers.l3)?;
-    let from = write_end(packet, headers, Side::Source, source)?;
-    let to = write_end(packet, headers, Side::Destination, destination)?;
-    let changed = Changed { address: add(from.address, to.address), port: add(from.port, to.port) };
+    let [source, destination] = ends;
+    let changed = Changed::by(&headers.sender(), source).and(Changed::by(&headers.receiver(), destination));
+    let hop = A::write_ends(packet, headers, ends, changed.address, Parts { ports: true, routed: true })?;
     if A::IS_V6 {
         // No checksum makes up for it.
         packet.add_packet_sum(hop);
-    } else {
-        network_checksum(packet, headers.l3, add(hop, changed.address))?;
     }
     update_transport(packet, headers, changed)
 }
 
-/// What another address and port change in the sums that cover them.
+/// What other addresses and ports change in the sums that cover them.
 #[derive(Clone, Copy)]
 struct Changed {
     address: u32,
     port: u32,
 }
 
-/// Writes address and port, and no checksum.
-#[inline(always)]
-fn write_end<A: Network, F: Frame>(
-    packet: &mut F,
-    headers: &Headers<A>,
-    side: Side,
-    to: &Endpoint<A>,
-) -> Option<Changed> {
-    let (from, address_at, port_at) = match side {
-        Side::Source => (headers.sender(), A::SOURCE, 0),
-        Side::Destination => (headers.receiver(), A::DESTINATION, 2),
-    };
-    packet.write(headers.l3 + address_at, &to.address)?;
-    if to.port != from.port {
-        packet.write(headers.l4 + port_at, &to.port)?;
+impl Changed {
+    #[inline(always)]
+    fn by<A: Address>(from: &Endpoint<A>, to: &Endpoint<A>) -> Self {
+        Self {
+            address: difference(from.address.sum(), to.address.sum()),
+            port: difference(from.port.0 as u32, to.port.0 as u32),
+        }
     }
-    Some(Changed {
-        address: difference(from.address.sum(), to.address.sum()),
-        port: difference(from.port.0 as u32, to.port.0 as u32),
-    })
-}
 
-/// Takes one of the hops that a packet has left. What it changes in the sum of the header.
-#[inline(always)]
-fn take_hop<A: Network, F: Frame>(packet: &mut F, l3: usize) -> Option<u32> {
-    // A word of the header, of which the hops are the first byte in IPv4 and the last in IPv6.
-    let word: [u8; 2] = packet.read(l3 + A::HOPS)?;
-    let [high, low] = word;
-    let less = if A::IS_V6 { [high, low.wrapping_sub(1)] } else { [high.wrapping_sub(1), low] };
-    packet.write(l3 + A::HOPS, &less)?;
-    Some(difference(u16::from_ne_bytes(word) as u32, u16::from_ne_bytes(less) as u32))
+    #[inline(always)]
+    fn and(self, other: Self) -> Self {
+        Self { address: add(self.address, other.address), port: add(self.port, other.port) }
+    }
 }
 
 /// Brings the transport checksum to what was changed.
@@ -124,14 +100,14 @@ fn update_transport<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, 
     if headers.protocol == protocol::UDP && field == 0 {
         return Some(()); // sent without a checksum (RFC 768)
     }
-    let sum = if F::PLAIN_CHECKSUMS {
-        update(field, add(changed.address, changed.port))
+    let (sum, there) = if F::PLAIN_CHECKSUMS {
+        (update(field, add(changed.address, changed.port)), field)
     } else {
         transport_checksum::<A, F>(packet, at, field, changed)?
     };
     // In UDP 0 would mean "none" (RFC 768).
     let sum = if headers.protocol == protocol::UDP && sum == 0 { 0xffff } else { sum };
-    packet.write(at, &sum)
+    if sum == there { Some(()) } else { packet.write(at, &sum) }
 }
 
 /// Brings the CRC of an SCTP packet to another port at one end, unless it is left to the device. A function of its own, so
@@ -159,37 +135,36 @@ pub fn crc_after<A: Network>(headers: &Headers<A>, side: Side, field: u32, to: B
 /// Replaces one address of a fragment that has no transport header. `None` if the packet could not be written.
 #[inline(always)]
 pub fn rewrite_address<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, side: Side, to: A) -> Option<()> {
-    let (from, address_at) = match side {
-        Side::Source => (headers.source, A::SOURCE),
-        Side::Destination => (headers.destination, A::DESTINATION),
+    let ends = match side {
+        Side::Source => [to, headers.destination],
+        Side::Destination => [headers.source, to],
     };
-    let address = difference(from.sum(), to.sum());
-    packet.write(headers.l3 + address_at, &to)?;
-    if A::IS_V6 {
-        // The transport checksum that makes up for it is in another fragment.
-        packet.add_packet_sum(address);
-        return Some(());
-    }
-    network_checksum(packet, headers.l3, address)
+    write_addresses(packet, headers, ends, false)
 }
 
 /// Replaces both addresses of a fragment that has no transport header, and takes one of its hops, of which there are more.
 /// `None` if the packet could not be written.
 #[inline(always)]
-pub fn forward_addresses<A: Network, F: Frame>(
+pub fn forward_addresses<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, ends: [A; 2]) -> Option<()> {
+    write_addresses(packet, headers, ends, true)
+}
+
+#[inline(always)]
+fn write_addresses<A: Network, F: Frame>(
     packet: &mut F,
     headers: &Headers<A>,
-    source: A,
-    destination: A,
+    [source, destination]: [A; 2],
+    routed: bool,
 ) -> Option<()> {
-    let hop = take_hop::<A, F>(packet, headers.l3)?;
+    let change =
+        add(difference(headers.source.sum(), source.sum()), difference(headers.destination.sum(), destination.sum()));
+    let ends = [Endpoint::new(source, Be16::ZERO), Endpoint::new(destination, Be16::ZERO)];
+    let hop = A::write_ends(packet, headers, &ends, change, Parts { ports: false, routed })?;
     if A::IS_V6 {
-        packet.add_packet_sum(hop);
-    } else {
-        network_checksum(packet, headers.l3, hop)?;
+        // The transport checksum that makes up for it is in another fragment.
+        packet.add_packet_sum(add(hop, change));
     }
-    rewrite_address(packet, headers, Side::Source, source)?;
-    rewrite_address(packet, headers, Side::Destination, destination)
+    Some(())
 }
 
 /// Updates the IPv4 header checksum. The whole header sums to the same as before, so a checksum of the
@@ -200,14 +175,14 @@ pub fn network_checksum<F: Frame>(packet: &mut F, l3: usize, difference: u32) ->
     packet.write(l3 + ipv4::CHECKSUM, &update(field, difference))
 }
 
-/// The transport checksum at `at` after a change of address and port; `field` is its value before.
+/// The transport checksum at `at` after a change of address and port, and what is there by now; `field` is its value before.
 #[inline(always)]
 fn transport_checksum<A: Address, F: Frame>(
     packet: &mut F,
     at: usize,
     field: u16,
     Changed { address, port }: Changed,
-) -> Option<u16> {
+) -> Option<(u16, u16)> {
     // IPv4: the address changes the header checksum too, so a sum of the whole packet moves by what the
     // transport field moves, and the helper must be told (`pseudo`). IPv6 has no header checksum:
     // address and field cancel out (kernel commit ead7f9b8de65), so the helper must not touch that
@@ -219,13 +194,14 @@ fn transport_checksum<A: Address, F: Frame>(
     if full == partial {
         // Both formulas agree: the address changes nothing. Let the helper find out for the port.
         packet.add_l4_checksum(at, port, false)?;
-        return packet.read(at);
+        let sum = packet.read(at)?;
+        return Some((sum, sum));
     }
     if after == partial {
         // The device adds everything behind the pseudo header, ports included.
-        return Some(if A::IS_V6 { update_partial(field, address) } else { after });
+        return Some((if A::IS_V6 { update_partial(field, address) } else { after }, after));
     }
-    Some(update(after, port))
+    Some((update(after, port), after))
 }
 
 /// Whether the checksum of a TCP or UDP frame looks as if a device were to complete it: the field is the sum of the pseudo

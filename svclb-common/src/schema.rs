@@ -17,7 +17,7 @@ use crate::wire::ethernet::Mac;
 use zerocopy::{FromBytes, Immutable, KnownLayout};
 
 /// Number of the layout below. Any change of a type, a map or a constant here raises it.
-pub const LAYOUT: u32 = 7;
+pub const LAYOUT: u32 = 8;
 
 /// A type without padding, which may cross between the kernel and the agent as bytes.
 ///
@@ -77,8 +77,9 @@ plain! {
     Details<Addr4>: WAYS * 12,
     Details<Addr6>: WAYS * 24,
     RefusalBudget: 4 + 4,
+    AddressSet: 64,
     crate::route::Route: 2 * 4 + 4 * 4 + 2 * 4 + 2 * 6,
-    crate::config::Config: 4 + 4 + 8 + 2 + 2 + 4 + 4 + 4 + 2 * 8 + 2 * 8 + 4 * 16 + 4 * 8 + 4 * 32 + 8 * 8 + 8 * 32 + 2 * 4 + 8 + 4 + 16 + 4,
+    crate::config::Config: 4 + 4 + 8 + 4 + 2 + 2 + 2 * 8 + 8 * 8 + 4 + 4 + 4 * 16 + 4 * 8 + 4 * 32 + 8 * 8 + 8 * 32 + 2 * 4 + 8 + 4 + 16 + 4,
 }
 
 /// Ways of a bucket: 0.4 % of the flows spill at 40 % load (2 % with 4 ways). With its head a bucket then is 256
@@ -490,6 +491,21 @@ pub struct RefusalBudget {
     pub used: u32,
 }
 
+/// Value of `MASQUERADE_ADDRESSES` (one for each family): addresses of this node in MASQUERADE's keys, as one byte not 0
+/// at the hash of each. Nearly all replies are to others, and need not be looked for in a hash table then. Bytes, as each
+/// can be set by one store, whatever other CPUs do meanwhile; none is ever cleared.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, Immutable, KnownLayout)]
+pub struct AddressSet(pub [u8; 64]);
+
+impl AddressSet {
+    /// Where an address with this [`crate::interest::address_hash`] stands.
+    #[inline(always)]
+    pub const fn place(hash: u64) -> usize {
+        (hash >> 58) as usize
+    }
+}
+
 /// How a map is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -573,6 +589,7 @@ maps! {
     SPILL_DETAILS6 Array [u32 => Details<Addr6>] SizedBy("spill_buckets"), "details of SPILL6";
     MASQUERADE4 Hash [MasqueradeKey<Addr4> => Masquerade<Addr4>] SizedBy("masquerade"), "reply side of masqueraded flows -> client";
     MASQUERADE6 Hash [MasqueradeKey<Addr6> => Masquerade<Addr6>] SizedBy("masquerade"), "the same for IPv6";
+    MASQUERADE_ADDRESSES Array [u32 => AddressSet] Fixed(2), "which replies may have an entry there: of IPv4 and of IPv6";
     AFFINITY4 Hash [AffinityKey<Addr4> => Affinity] SizedBy("affinity"), "client of a Service -> its last backend";
     AFFINITY6 Hash [AffinityKey<Addr6> => Affinity] SizedBy("affinity"), "the same for IPv6";
     SOURCE_RANGES4 LpmTrie [SourceRangeKey<Addr4> => u32] SizedBy("source_ranges"), "clients that a load balancer address admits";

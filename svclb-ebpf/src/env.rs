@@ -19,8 +19,8 @@ use svclb_common::flow_table::{self, By, Change, Inserted, Lookup, NewFlow, Soug
 use svclb_common::interest;
 use svclb_common::route::{Route, Trip};
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, BackendRef, Device, Fragment, FragmentKey, Masquerade, MasqueradeKey, Service,
-    ServiceCounters, ServiceKey, ServiceRef, SlotPair, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
+    AddressSet, Affinity, AffinityKey, Backend, BackendRef, Device, Fragment, FragmentKey, Masquerade, MasqueradeKey,
+    Service, ServiceCounters, ServiceKey, ServiceRef, SlotPair, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
 };
 use svclb_common::snat_port::{self, Claim};
 use svclb_common::verdict::Counter;
@@ -199,6 +199,14 @@ pub(crate) fn note_onward(route: &Route) {
         // SAFETY: a value of an array map; tests run one packet at a time.
         unsafe { *onward = *route };
     }
+}
+
+/// The byte of an address in MASQUERADE_ADDRESSES.
+#[inline(always)]
+fn of_address<A: Address>(config: &Config, address: A) -> Option<*mut u8> {
+    let set = maps::MASQUERADE_ADDRESSES.get_ptr_mut(u32::from(A::IS_V6))?;
+    // SAFETY: the place is within the value.
+    Some(unsafe { set.cast::<u8>().add(AddressSet::place(interest::address_hash(config.seed, address))) })
 }
 
 /// Numbers of the variants of [`Inserted`], as they cross a call.
@@ -416,12 +424,19 @@ macro_rules! tables {
 
             #[inline(always)]
             fn masquerade(&self, key: &MasqueradeKey<$address>) -> Option<Masquerade<$address>> {
+                // SAFETY: a byte within a value of an array map.
+                if unsafe { read_volatile(of_address(self.config, key.ours)?) } == 0 {
+                    return None;
+                }
                 // SAFETY: plain data, copied at once; an entry that changes hands meanwhile had expired.
                 unsafe { maps::$masquerades.get(key) }.copied()
             }
 
             #[inline(always)]
             fn insert_masquerade(&self, key: &MasqueradeKey<$address>, value: &Masquerade<$address>) -> bool {
+                let Some(known) = of_address(self.config, key.ours) else { return false };
+                // SAFETY: as above.
+                unsafe { write_volatile(known, 1) };
                 maps::$masquerades.insert(key, value, BPF_NOEXIST.into()).is_ok()
             }
 

@@ -12,8 +12,9 @@ use svclb_common::config::Config;
 use svclb_common::datapath::Scratch;
 use svclb_common::route::Route;
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Fragment, FragmentKey, FrontendBucket,
-    Masquerade, MasqueradeKey, RefusalBudget, Service, ServiceCounters, SlotPair, SocketKey, SocketPeer, SourceRange,
+    AddressSet, Affinity, AffinityKey, Backend, BackendRef, Bucket, Details, Device, Fragment, FragmentKey,
+    FrontendBucket, Masquerade, MasqueradeKey, RefusalBudget, Service, ServiceCounters, SlotPair, SocketKey,
+    SocketPeer, SourceRange,
 };
 
 /// Flags of a hash whose entries are allocated as they come.
@@ -67,6 +68,7 @@ maps! {
     SPILL_DETAILS6: Array<Details<Addr6>, 1>;
     MASQUERADE4: HashMap<MasqueradeKey<Addr4>, Masquerade<Addr4>, 1>;
     MASQUERADE6: HashMap<MasqueradeKey<Addr6>, Masquerade<Addr6>, 1>;
+    MASQUERADE_ADDRESSES: Array<AddressSet, 2>;
     AFFINITY4: HashMap<AffinityKey<Addr4>, Affinity, 1>;
     AFFINITY6: HashMap<AffinityKey<Addr6>, Affinity, 1>;
     SOURCE_RANGES4: LpmTrie<SourceRange<Addr4>, u32, 1>;

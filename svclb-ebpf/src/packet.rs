@@ -11,6 +11,7 @@ use aya_ebpf::helpers::generated::{
     bpf_skb_change_tail, bpf_skb_change_type, bpf_skb_load_bytes, bpf_skb_store_bytes,
 };
 use core::arch::asm;
+use core::hint::cold_path;
 use core::mem::MaybeUninit;
 use svclb_common::packet::{Frame, MAX_SUM, Packet};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
@@ -92,6 +93,7 @@ impl Frame for Skb {
             // misaligned load is what BPF does on every machine that the verifier allows it on.
             return Some(unsafe { *start });
         }
+        cold_path();
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: the helper writes all size_of::<T>() bytes or fails.
         let failed = unsafe {
@@ -106,12 +108,6 @@ impl Frame for Skb {
 
     #[inline(always)]
     fn write<T: IntoBytes + Immutable + Copy>(&mut self, offset: usize, value: &T) -> Option<()> {
-        let offset = bounded(offset)?;
-        if let Some(start) = self.linear::<T>(offset) {
-            // SAFETY: `linear` checked the bounds; T is plain bytes without padding (IntoBytes).
-            unsafe { *start = *value };
-            return Some(());
-        }
         // SAFETY: the helper checks the bounds.
         let failed = unsafe {
             bpf_skb_store_bytes(self.ctx, offset as u32, core::ptr::from_ref(value).cast(), size_of::<T>() as u32, 0)

@@ -230,11 +230,10 @@ fn leads_after_first<A: Network, E: Env + Tables<A>>(env: &E, work: &mut Work<A>
 /// Writes a packet that goes on: both of its ends, and a hop less.
 #[inline(never)]
 pub fn send<A: Network, P: Packet, E: Env>(packet: &mut P, env: &E, work: &Work<A>) -> Verdict {
-    let [source, destination] = &work.ends;
     let done = if work.headers.fragment != 0 && work.piece.part.offset != 0 {
-        rewrite::forward_addresses(packet, &work.headers, source.address, destination.address)
+        rewrite::forward_addresses(packet, &work.headers, work.ends.map(|end| end.address))
     } else {
-        rewrite::forward(packet, &work.headers, source, destination)
+        rewrite::forward(packet, &work.headers, &work.ends)
     };
     let addressed = if work.trip.route.into_pod == 0 { Some(()) } else { packet.write(0, &work.trip.route.macs) };
     if done.is_none() || addressed.is_none() {

@@ -28,6 +28,8 @@ pub mod reset;
 pub mod socket;
 pub mod xdp;
 
+use core::hint::cold_path;
+
 use self::refuse::Answer;
 use self::reset::Reset;
 pub use self::xdp::xdp;
@@ -69,57 +71,60 @@ impl Attachment {
 }
 
 /// Working memory for one packet of one family. In the kernel it is a map value of this CPU: it would not
-/// fit on the stack, which has 512 bytes for all functions together.
+/// fit on the stack, which has 512 bytes for all functions together. What packets of no Service need comes first, in
+/// as few cache lines as it fits in: between two packets the processor forgets most of them.
+#[repr(C)]
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Work<A: Address> {
     /// Headers of the packet.
     pub headers: Headers<A>,
+    /// [`interest::endpoint_hash`] of the packet's sender.
+    pub sender_hash: u64,
+    /// [`interest::endpoint_hash`] of the packet's receiver, once it was needed.
+    pub receiver_hash: u64,
+    /// Index of the device.
+    pub device: u32,
+    /// The device's program.
+    pub attachment: Attachment,
+    /// The packet could pass the node's IP stack by, if its flow is direct ([`forward`]).
+    pub may_pass_by: bool,
+    /// It came by a device of local traffic. Known of what may pass by.
+    pub from_local: bool,
+    /// Somebody of those in `choice` was picked at random already, and is in `chosen`.
+    pub picked: bool,
+    /// What becomes of the packet ([`Verdict::to_bits`]), where a step has found that out.
+    pub verdict: u16,
+    /// The flow that is looked for.
+    pub lookup: Lookup<A>,
+    /// Who may serve it.
+    pub choice: Choice,
+    /// Who shall serve it.
+    pub chosen: Chosen<A>,
+    /// The flow that is made.
+    pub new: NewFlow<A>,
+    /// The port that it is to be sent from.
+    pub claim: Claim<A>,
+    /// Where it goes, if it passes by.
+    pub trip: Trip<A>,
+    /// What its ends become then, source first.
+    pub ends: [Endpoint<A>; 2],
     /// In an ICMP error: headers of the quoted packet.
     pub quoted: Headers<A>,
     /// Of a fragment: which one it is.
     pub piece: Piece,
     /// Of a fragment: its datagram.
     pub datagram: FragmentKey<A>,
-    /// [`interest::endpoint_hash`] of the packet's sender.
-    pub sender_hash: u64,
-    /// [`interest::endpoint_hash`] of the packet's receiver, once it was needed.
-    pub receiver_hash: u64,
-    /// The flow that is looked for.
-    pub lookup: Lookup<A>,
-    /// The flow that is made.
-    pub new: NewFlow<A>,
-    /// Who may serve it.
-    pub choice: Choice,
-    /// Somebody of these was picked at random already, and is in `chosen`.
-    pub picked: bool,
-    /// Who shall serve it.
-    pub chosen: Chosen<A>,
-    /// The port that it is to be sent from.
-    pub claim: Claim<A>,
     /// Of a connection that is cut: the reset that enters the node, and the one that leaves it.
     pub resets: [Reset<A>; 2],
-    /// The device's program.
-    pub attachment: Attachment,
-    /// Index of the device.
-    pub device: u32,
-    /// The packet could pass the node's IP stack by, if its flow is direct ([`forward`]).
-    pub may_pass_by: bool,
-    /// It came by a device of local traffic. Known of what may pass by.
-    pub from_local: bool,
-    /// Where it goes, if it passes by.
-    pub trip: Trip<A>,
-    /// What its ends become then, source first.
-    pub ends: [Endpoint<A>; 2],
-    /// What becomes of the packet ([`Verdict::to_bits`]), where a step has found that out.
-    pub verdict: u16,
 }
 
 /// Working memory for one packet of either family.
+#[repr(C)]
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Scratch {
     v4: Work<Addr4>,
     v6: Work<Addr6>,
-    /// The family of the packet in hand.
+    /// The family of a packet that goes on.
     is_v6: bool,
 }
 
@@ -187,13 +192,16 @@ pub fn ingress<P: Packet, E: Env>(packet: &mut P, env: &E, attachment: Attachmen
         Ok((_, l3)) if forward::are_there(env) && forward::is_tagged(packet, attachment.ethernet, l3) => {
             pass(env, Counter::Tagged).action()
         }
-        Ok((false, l3)) => {
-            scratch.is_v6 = false;
-            ingress_of(packet, env, attachment, l3, &mut scratch.v4)
-        }
-        Ok((true, l3)) => {
-            scratch.is_v6 = true;
-            ingress_of(packet, env, attachment, l3, &mut scratch.v6)
+        Ok((is_v6, l3)) => {
+            let action = if is_v6 {
+                ingress_of(packet, env, attachment, l3, &mut scratch.v6)
+            } else {
+                ingress_of(packet, env, attachment, l3, &mut scratch.v4)
+            };
+            if action == Action::Forward {
+                scratch.is_v6 = is_v6;
+            }
+            action
         }
         Err(why) => pass(env, why).action(),
     }
@@ -237,14 +245,18 @@ fn read<A: Answer, P: Packet, E: Env + Tables<A>>(
     l3: usize,
     work: &mut Work<A>,
 ) -> Option<Verdict> {
-    match parse::headers(packet, l3, &mut work.headers) {
-        Ok(()) => None,
-        Err(Counter::Fragment) => fragment::arrives(packet, env, hook, l3, work),
-        Err(Counter::OtherProtocol) if hook == hook::INGRESS => {
+    let failed = match parse::headers(packet, l3, &mut work.headers) {
+        Ok(()) => return None,
+        Err(failed) => failed,
+    };
+    cold_path();
+    match failed {
+        Counter::Fragment => fragment::arrives(packet, env, hook, l3, work),
+        Counter::OtherProtocol if hook == hook::INGRESS => {
             Some(portless::ingress(packet, env, work, Counter::OtherProtocol))
         }
-        Err(Counter::OtherProtocol) => Some(portless::egress(env, work, Counter::OtherProtocol)),
-        Err(why) => Some(pass(env, why)),
+        Counter::OtherProtocol => Some(portless::egress(env, work, Counter::OtherProtocol)),
+        why => Some(pass(env, why)),
     }
 }
 

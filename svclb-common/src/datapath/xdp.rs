@@ -152,7 +152,6 @@ fn send<A: Network, F: Frame>(frame: &mut F, work: &Work<A>) -> Option<()> {
     if rewrite::looks_unfinished(frame, &work.headers)? {
         return None;
     }
-    let [source, destination] = &work.ends;
-    rewrite::forward(frame, &work.headers, source, destination)?;
+    rewrite::forward(frame, &work.headers, &work.ends)?;
     frame.write(0, &work.trip.route.macs)
 }

@@ -45,3 +45,27 @@ pub const CHECKSUM: usize = 10;
 pub const SOURCE: usize = 12;
 /// Offset of the destination address.
 pub const DESTINATION: usize = 16;
+
+/// The header from the hops on, where it ends in addresses: what a router or a translation may change of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Ends {
+    /// Hops left, and the payload protocol.
+    pub hops: [u8; 2],
+    /// Header checksum.
+    pub checksum: u16,
+    /// Sender.
+    pub source: Addr4,
+    /// Receiver.
+    pub destination: Addr4,
+}
+
+/// The same and, as no options follow, the ports behind it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct EndsAndPorts {
+    /// In the header.
+    pub ends: Ends,
+    /// Of sender and receiver.
+    pub ports: [Be16; 2],
+}

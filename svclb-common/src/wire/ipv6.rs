@@ -60,3 +60,13 @@ pub const SOURCE: usize = 8;
 pub const DESTINATION: usize = 24;
 /// Length of the fixed header.
 pub const LENGTH: usize = 40;
+
+/// The addresses and, as no extension headers follow, the ports behind them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct EndsAndPorts {
+    /// Of sender and receiver.
+    pub ends: [Addr6; 2],
+    /// Of sender and receiver.
+    pub ports: [Be16; 2],
+}

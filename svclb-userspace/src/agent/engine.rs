@@ -207,6 +207,20 @@ impl<T4: Tables<Addr4>, T6: Tables<Addr6>> Engine<T4, T6> {
         Ok(differing)
     }
 
+    /// Whether the active halves of the interest bitmaps are far too small or too big for what is there.
+    pub fn halves_fit_badly(&self) -> bool {
+        self.adopted && (self.v4.planner.fits_badly() || self.v6.planner.fits_badly())
+    }
+
+    /// A CONFIG whose idle halves have the extents that fit, to be written and handed to [`Self::set_config`] before they are.
+    pub fn with_fitting_idle_halves(&self, config: &Config) -> Config {
+        let idle = usize::from(!svclb_common::interest::active_half(config));
+        let mut config = *config;
+        config.interest[0][idle] = self.v4.planner.idle_extents();
+        config.interest[1][idle] = self.v6.planner.idle_extents();
+        config
+    }
+
     /// Writes the idle halves of the interest bitmaps from what is there; the caller then writes a CONFIG
     /// that makes them the active ones, and hands it to [`Self::set_config`].
     pub fn write_idle_halves(&mut self, now: Duration) -> Result<(), TableError> {

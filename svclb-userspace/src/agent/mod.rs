@@ -281,6 +281,7 @@ impl Agent {
                 self.sync();
                 self.follow_service_cidrs();
                 self.follow_cuts();
+                self.fit_halves();
             }
         }
         info!("svclb agent ends; its maps and hooks stay and go on serving");
@@ -505,18 +506,30 @@ impl Agent {
         heap::give_back();
     }
 
+    /// Makes interest bitmaps anew that have far more or far fewer bits than what is there needs.
+    fn fit_halves(&mut self) {
+        if self.engine.halves_fit_badly() {
+            self.rebuild();
+        }
+    }
+
     fn rebuild(&mut self) {
-        let written = self.engine.write_idle_halves(self.started.elapsed());
-        match written.and_then(|()| switch_halves(&mut self.config_table, &self.config)) {
-            Ok(config) => {
-                self.config = config;
-                self.engine.set_config(&self.config);
-                info!("interest bitmaps rebuilt");
-            }
+        match self.try_rebuild() {
+            Ok(()) => info!("interest bitmaps rebuilt"),
             Err(error) => {
-                warn!(%error, "interest bitmaps not rebuilt; they work as before, with more bits than needed");
+                warn!(%error, "interest bitmaps not rebuilt; they work as before, if slower");
             }
         }
+    }
+
+    fn try_rebuild(&mut self) -> Result<(), TableError> {
+        let config = self.engine.with_fitting_idle_halves(&self.config);
+        self.put_config(&config)?;
+        self.engine.write_idle_halves(self.started.elapsed())?;
+        let config = switch_halves(&mut self.config_table, &self.config)?;
+        self.config = config;
+        self.engine.set_config(&self.config);
+        Ok(())
     }
 }
 

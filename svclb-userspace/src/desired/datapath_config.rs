@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use svclb_common::addr::{Addr4, Addr6};
-use svclb_common::config::{CLUSTER_CIDRS, Config, Prefix, SERVICE_CIDRS, Sizes, flag};
+use svclb_common::config::{CLUSTER_CIDRS, Config, Extent, Prefix, SERVICE_CIDRS, Sizes, flag};
 use svclb_common::conntrack::State;
 use svclb_common::schema::LAYOUT;
 
@@ -40,7 +40,7 @@ pub struct Identity {
 }
 
 /// The value for CONFIG. `before` is the value of an earlier agent: its seed and mark stay, as the tables
-/// depend on them, and so does the choice between the halves of the interest bitmaps. `fresh` is used
+/// depend on them, and so do the extents of the interest bitmaps and the choice between their halves. `fresh` is used
 /// where there was none. `hz` is the kernel's number of jiffies in a second.
 pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fresh: Identity) -> Config {
     let is_first = before.layout == 0;
@@ -59,7 +59,8 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
     if settings.direct {
         flags |= flag::DIRECT | flag::DIRECT_FLOWS;
     }
-    let bits_of_half = |words: u32| words * 32 - 1;
+    let interest = [false, true]
+        .map(|half| [sizes.interest_frontends, sizes.interest_backends].map(|words| Extent::whole(words, half)));
     let mut config = Config {
         layout: LAYOUT,
         flags,
@@ -70,7 +71,7 @@ pub fn config(settings: &Settings, sizes: &Sizes, hz: u64, before: &Config, fres
         jiffies_per_second: u32::try_from(hz).unwrap_or(u32::MAX),
         frontends: sizes.frontend_buckets - 1,
         buckets: [[sizes.flow_buckets - 1, sizes.spill_buckets - 1]; 2],
-        interest: [[bits_of_half(sizes.interest_frontends); 2], [bits_of_half(sizes.interest_backends); 2]],
+        interest: if is_first { [interest; 2] } else { before.interest },
         timeouts: [0; 16],
         cluster_cidrs4: if is_first { [NOWHERE4; CLUSTER_CIDRS] } else { before.cluster_cidrs4 },
         cluster_cidrs6: if is_first { [NOWHERE6; CLUSTER_CIDRS] } else { before.cluster_cidrs6 },

@@ -9,6 +9,11 @@ use std::slice::Iter;
 pub struct Sorted<K, V>(Box<[(K, V)]>);
 
 impl<K: Ord, V> Sorted<K, V> {
+    /// Number of entries.
+    pub const fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The value of a key.
     pub fn get(&self, key: &K) -> Option<&V> {
         let place = self.0.binary_search_by(|(own, _)| own.cmp(key)).ok()?;

@@ -2,13 +2,15 @@
 //!
 //! Bits are only set. A bitmap therefore fills up as endpoints come and go; its other half is rebuilt
 //! from what is there plus what was there until [`KEPT`] ago, as flows may still use that, and then
-//! becomes the active one.
+//! becomes the active one. The same is done when the members become too many for its bits, or so few that the bitmap
+//! would push more useful things out of the processor's caches. What an earlier agent knew of the past is in the bits
+//! alone: until this one has been there for as long, the active half is carried over to the other one's size.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use svclb_common::addr::Endpoint;
-use svclb_common::config::Config;
+use svclb_common::config::{Config, Extent};
 use svclb_common::interest;
 use svclb_common::schema::ServiceKey;
 use svclb_common::service::scope;
@@ -19,6 +21,37 @@ use crate::model::FamilyAddress;
 
 /// How long bits of removed frontends and endpoints survive a rebuild: as long as an idle TCP flow.
 pub(crate) const KEPT: Duration = Duration::from_hours(24);
+
+/// Bits that a half gets for each of its members: 1 in 16 that are none looks like one then, and is looked up in vain.
+const BITS_OF_MEMBER: usize = 16;
+
+/// A half has at least so many bits, one kilobyte, for it is not worth being made anew for a few members.
+const FEWEST_BITS: u32 = 8192;
+
+/// The extent of a half for so many members, in a map of `words` 64-bit words.
+pub(crate) fn extent(words: u32, half: bool, members: usize) -> Extent {
+    let whole = Extent::whole(words, half);
+    let bits = u32::try_from(members * BITS_OF_MEMBER).unwrap_or(u32::MAX / 2).next_power_of_two();
+    Extent { mask: (bits.max(FEWEST_BITS) - 1).min(whole.mask), ..whole }
+}
+
+/// Whether an extent should become `wanted`: it is too small by half, or four times too big.
+pub(crate) const fn fits_badly(extent: Extent, wanted: Extent) -> bool {
+    extent.mask < wanted.mask / 2 || extent.mask / 4 > wanted.mask
+}
+
+/// What a half of this extent must hold to have all bits that stand for members of `active`, a half of whatever extent; in
+/// words. A member's place is the end of its hash, so a half is folded, or repeated.
+pub(crate) fn carried_over(active: &[u64], extent: Extent) -> Vec<u64> {
+    let mut words = vec![0; (extent.mask as usize + 1) / 64];
+    let (longer, fitting) = (active.len().max(words.len()), words.len());
+    for (index, word) in active.iter().cycle().take(longer).enumerate() {
+        if let Some(own) = words.get_mut(index % fitting) {
+            *own |= word;
+        }
+    }
+    words
+}
 
 /// What a bit stands for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -71,6 +104,11 @@ impl<A: FamilyAddress> Retired<A> {
     pub(crate) fn iter(&mut self, now: Duration) -> impl Iterator<Item = &Member<A>> {
         self.forget_old(now);
         self.members.iter().map(|(_, member)| member)
+    }
+
+    /// How many there are, some of which may be older.
+    pub(crate) fn len(&self) -> usize {
+        self.members.len()
     }
 
     fn forget_old(&mut self, now: Duration) {

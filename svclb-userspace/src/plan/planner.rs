@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use svclb_common::config::{Config, flag as config_flag};
+use svclb_common::config::{Config, Extent, flag as config_flag};
+use svclb_common::interest::{BACKENDS, FRONTENDS};
 use svclb_common::schema::{BackendRef, Service, ServiceKey};
 use svclb_common::service::{backend_state, scope};
 
-use super::interest::{Member, Retired};
+use super::interest::{self, Member, Retired};
 use super::{Action, Bitmap, Content, Limits, Step};
 use crate::desired::sorted::Sorted;
 use crate::desired::{PortTables, Target};
@@ -38,6 +39,8 @@ pub struct Planner<A: FamilyAddress> {
     /// Serving backends in the tables that nobody owns, found when they were adopted.
     strays: Vec<u32>,
     retired: Retired<A>,
+    /// No agent was there before this one.
+    is_first: bool,
 }
 
 /// A list of steps and the Service ports that they belong to.
@@ -95,6 +98,7 @@ impl<A: FamilyAddress> Planner<A> {
             unwanted: HashSet::default(),
             strays: Vec::new(),
             retired: Retired::default(),
+            is_first: content.frontends.is_empty() && content.backends.is_empty(),
             content,
         }
     }
@@ -350,10 +354,39 @@ impl<A: FamilyAddress> Planner<A> {
         }
     }
 
+    /// Whether the active half has far too few bits for its members, or far too many.
+    pub fn fits_badly(&self) -> bool {
+        let half = self.active_half();
+        self.extents(half).into_iter().zip(self.fitting(half)).any(|(is, wanted)| interest::fits_badly(is, wanted))
+    }
+
+    /// The extents that fit the idle half, of frontends and of backends.
+    pub fn idle_extents(&self) -> [Extent; 2] {
+        self.fitting(!self.active_half())
+    }
+
+    fn fitting(&self, half: bool) -> [Extent; 2] {
+        let backends: usize = self.wanted.values().map(|tables| tables.backends.count()).sum();
+        let members = [self.content.frontends.len(), backends];
+        let maps = [&self.content.interest_frontends, &self.content.interest_backends];
+        // In which bitmap those were that are gone does not matter: they are few beside those that are there.
+        let of = |which: usize| interest::extent(maps[which].len() as u32, half, members[which] + self.retired.len());
+        [of(FRONTENDS), of(BACKENDS)]
+    }
+
+    /// Extents of a half in CONFIG, of frontends and of backends.
+    fn extents(&self, half: bool) -> [Extent; 2] {
+        let [first, second] = self.config.interest[usize::from(A::IS_V6)];
+        if half { second } else { first }
+    }
+
     /// Words of the bitmaps' idle half that must change before it can become the active one.
     pub fn idle_half(&mut self, now: Duration) -> Vec<(Bitmap, u32, u64)> {
         let half = !self.active_half();
         let mut fresh: HashMap<(Bitmap, u32), u64> = HashMap::default();
+        if !self.is_first && now < interest::KEPT {
+            self.carry_over(&mut fresh);
+        }
         let mut set = |member: &Member<A>| {
             let (bitmap, word, bits) = member.place(&self.config, half);
             *fresh.entry((bitmap, word)).or_default() |= bits;
@@ -393,6 +426,22 @@ impl<A: FamilyAddress> Planner<A> {
             }
         }
         words
+    }
+
+    /// Adds what the active half says of members that this agent may not know.
+    fn carry_over(&self, fresh: &mut HashMap<(Bitmap, u32), u64>) {
+        let half = self.active_half();
+        let bitmaps = [
+            (Bitmap::Frontends, &self.content.interest_frontends),
+            (Bitmap::Backends, &self.content.interest_backends),
+        ];
+        for (((bitmap, words), active), idle) in bitmaps.into_iter().zip(self.extents(half)).zip(self.extents(!half)) {
+            let (from, length) = (active.first as usize / 64, (active.mask as usize + 1) / 64);
+            let active = words.get(from..from + length).unwrap_or_default();
+            for (word, bits) in (idle.first / 64..).zip(interest::carried_over(active, idle)) {
+                *fresh.entry((bitmap, word)).or_default() |= bits;
+            }
+        }
     }
 
     /// Notes that a word of a bitmap was written.

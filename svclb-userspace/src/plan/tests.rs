@@ -1,5 +1,6 @@
 //! Properties of plans, on tables in memory.
 
+mod halves;
 mod property;
 mod safety;
 mod scenario;

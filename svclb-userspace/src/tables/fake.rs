@@ -1,6 +1,6 @@
 //! Tables in memory, for tests and for asking what would be written.
 
-use svclb_common::config::Config;
+use svclb_common::config::{Config, Extent};
 use svclb_common::schema::{Backend, BackendRef, Service, ServiceKey, ServiceRef};
 
 use super::{Cut, TableError, Tables};
@@ -29,16 +29,15 @@ impl<A: FamilyAddress> FakeTables<A> {
 
 /// A CONFIG whose masks fit `limits`.
 pub fn config(limits: &Limits) -> Config {
-    let mask = |words: u32| words * 32 - 1;
-    let frontends = mask(limits.interest_frontends);
-    let backends = mask(limits.interest_backends);
+    let interest = [false, true]
+        .map(|half| [limits.interest_frontends, limits.interest_backends].map(|words| Extent::whole(words, half)));
     let empty: Config = zerocopy::FromZeros::new_zeroed();
     Config {
         layout: svclb_common::schema::LAYOUT,
         seed: 0x5eed,
         mark: 1,
         jiffies_per_second: 250,
-        interest: [[frontends; 2], [backends; 2]],
+        interest: [interest; 2],
         ..empty
     }
 }

@@ -9,8 +9,8 @@ use svclb_common::addr::{Addr4, Addr6};
 use svclb_common::config::{Config, Sizes};
 use svclb_common::route::Route;
 use svclb_common::schema::{
-    Affinity, AffinityKey, Backend, Bucket, Details, Device, Fragment, FragmentKey, FrontendBucket, Masquerade,
-    MasqueradeKey, Plain, Service, SlotPair, SourceRange,
+    AddressSet, Affinity, AffinityKey, Backend, Bucket, Details, Device, Fragment, FragmentKey, FrontendBucket,
+    Masquerade, MasqueradeKey, Plain, Service, SlotPair, SourceRange,
 };
 use svclb_userspace::bpf::load::{self, Object, Options};
 use svclb_userspace::bpf::pod::Pod;
@@ -307,7 +307,7 @@ fn clearing(pins: &Path) -> anyhow::Result<Vec<Box<dyn FnMut() + Send>>> {
         "BACKENDS4": Backend<Addr4>, "BACKENDS6": Backend<Addr6>,
         "FLOWS4": Bucket<Addr4>, "FLOWS6": Bucket<Addr6>, "SPILL4": Bucket<Addr4>, "SPILL6": Bucket<Addr6>,
         "FLOW_DETAILS4": Details<Addr4>, "FLOW_DETAILS6": Details<Addr6>,
-        "SPILL_DETAILS4": Details<Addr4>, "SPILL_DETAILS6": Details<Addr6>,
+        "SPILL_DETAILS4": Details<Addr4>, "SPILL_DETAILS6": Details<Addr6>, "MASQUERADE_ADDRESSES": AddressSet,
     }
     hashes! {
         "MASQUERADE4": MasqueradeKey<Addr4> => Masquerade<Addr4>,

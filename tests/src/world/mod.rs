@@ -19,7 +19,7 @@ use crate::packet;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use svclb_common::addr::{Addr4, Addr6};
-use svclb_common::config::{Config, Sizes};
+use svclb_common::config::{Config, Extent, Sizes};
 use svclb_common::conntrack::State;
 use svclb_common::datapath::Attachment;
 use svclb_common::env::TICK_SHIFT;
@@ -121,7 +121,9 @@ pub fn config() -> Config {
     config.jiffies_per_second = SECOND << TICK_SHIFT;
     config.frontends = SIZES.frontend_buckets - 1;
     config.buckets = [[SIZES.flow_buckets - 1, SIZES.spill_buckets - 1]; 2];
-    config.interest = [[SIZES.interest_frontends * 32 - 1; 2], [SIZES.interest_backends * 32 - 1; 2]];
+    config.interest = [[false, true]
+        .map(|half| [SIZES.interest_frontends, SIZES.interest_backends].map(|words| Extent::whole(words, half)));
+        2];
     for (state, _, seconds) in State::ALL {
         config.timeouts[state.0 as usize] = seconds * SECOND;
     }
