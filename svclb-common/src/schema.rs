@@ -7,9 +7,11 @@
 //!
 //! A change of any of these types changes [`LAYOUT`]: an agent refuses pinned maps of another layout.
 
+mod address_set;
 mod fragment;
 mod socket;
 
+pub use self::address_set::AddressSet;
 pub use self::fragment::{Fragment, FragmentKey, fate, hook};
 pub use self::socket::{SocketKey, SocketPeer, side};
 use crate::addr::{Addr4, Addr6, Address, Be16, Endpoint};
@@ -489,21 +491,6 @@ pub struct RefusalBudget {
     pub second: u32,
     /// Answers sent in it.
     pub used: u32,
-}
-
-/// Value of `MASQUERADE_ADDRESSES` (one for each family): addresses of this node in MASQUERADE's keys, as one byte not 0
-/// at the hash of each. Nearly all replies are to others, and need not be looked for in a hash table then. Bytes, as each
-/// can be set by one store, whatever other CPUs do meanwhile; none is ever cleared.
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug, FromBytes, Immutable, KnownLayout)]
-pub struct AddressSet(pub [u8; 64]);
-
-impl AddressSet {
-    /// Where an address with this [`crate::interest::address_hash`] stands.
-    #[inline(always)]
-    pub const fn place(hash: u64) -> usize {
-        (hash >> 58) as usize
-    }
 }
 
 /// How a map is made.

@@ -1,5 +1,6 @@
 //! Maps and helpers as an [`Env`].
 
+use crate::address_set::of_address;
 use crate::buckets::{prefetch, read_bucket, read_frontends, with_lock};
 use crate::fib;
 use crate::maps;
@@ -19,8 +20,8 @@ use svclb_common::flow_table::{self, By, Change, Inserted, Lookup, NewFlow, Soug
 use svclb_common::interest;
 use svclb_common::route::{Route, Trip};
 use svclb_common::schema::{
-    AddressSet, Affinity, AffinityKey, Backend, BackendRef, Device, Fragment, FragmentKey, Masquerade, MasqueradeKey,
-    Service, ServiceCounters, ServiceKey, ServiceRef, SlotPair, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
+    Affinity, AffinityKey, Backend, BackendRef, Device, Fragment, FragmentKey, Masquerade, MasqueradeKey, Service,
+    ServiceCounters, ServiceKey, ServiceRef, SlotPair, SocketKey, SocketPeer, SourceRangeKey, WAYS, Way,
 };
 use svclb_common::snat_port::{self, Claim};
 use svclb_common::verdict::Counter;
@@ -199,14 +200,6 @@ pub(crate) fn note_onward(route: &Route) {
         // SAFETY: a value of an array map; tests run one packet at a time.
         unsafe { *onward = *route };
     }
-}
-
-/// The byte of an address in MASQUERADE_ADDRESSES.
-#[inline(always)]
-fn of_address<A: Address>(config: &Config, address: A) -> Option<*mut u8> {
-    let set = maps::MASQUERADE_ADDRESSES.get_ptr_mut(u32::from(A::IS_V6))?;
-    // SAFETY: the place is within the value.
-    Some(unsafe { set.cast::<u8>().add(AddressSet::place(interest::address_hash(config.seed, address))) })
 }
 
 /// Numbers of the variants of [`Inserted`], as they cross a call.

@@ -9,6 +9,8 @@
 #![cfg_attr(target_arch = "bpf", expect(internal_features, reason = "BPF has no other way to compare and exchange"))]
 
 #[cfg(target_arch = "bpf")]
+mod address_set;
+#[cfg(target_arch = "bpf")]
 mod buckets;
 #[cfg(target_arch = "bpf")]
 mod env;
