@@ -1,6 +1,6 @@
 //! The maps. Types and meaning: `svclb_common::schema::MAPS`; numbers of entries are set by the loader.
 //!
-//! Some maps are the kernel's own: SCRATCH, the datapath's working memory (`tc` programs of one CPU do not
+//! Some maps are the kernel's own: SCRATCH, the datapath's working memory (`tc` and XDP programs of one CPU do not
 //! interrupt each other), and those of tests: TEST_ENV, TEST_ROUTES with ways by destination, and TEST_ONWARD with that of
 //! the last packet that was sent on.
 

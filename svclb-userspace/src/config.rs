@@ -23,7 +23,7 @@ use ipnet::IpNet;
 use regex::Regex;
 use svclb_common::config::{CLUSTER_CIDRS, Sizes};
 
-use crate::bpf::attach;
+use crate::bpf::{attach, xdp};
 use crate::desired::datapath_config::Settings;
 use crate::desired::node_ports;
 use crate::host::LocalDevices;
@@ -68,6 +68,10 @@ pub struct AgentOptions {
     /// (direct): faster, and no network policy of the node sees them.
     #[arg(long, env = "SVCLB_FORWARDING", default_value = "stack", value_name = "WAY")]
     pub forwarding: Forwarding,
+    /// Whether drivers of devices that lead out of the node send frames of direct flows on, before there is a packet: off,
+    /// native, or auto (where that is known to work). Both take --forwarding direct.
+    #[arg(long, env = "SVCLB_XDP", default_value = "off", value_name = "WHETHER")]
+    pub xdp: xdp::Mode,
     /// Whose sockets are led to Services besides packets: off (nobody's), or host (those of processes of the node
     /// itself).
     #[arg(long, env = "SVCLB_SOCKET_LB", default_value = "host", value_name = "WHOSE")]
@@ -374,6 +378,12 @@ impl AgentOptions {
             if self.nodeport_addresses.iter().take(index).any(|earlier| earlier == entry) {
                 return Err(OptionsError(format!("--nodeport-addresses: {entry} is there twice")));
             }
+        }
+        if self.xdp != xdp::Mode::Off && self.forwarding != Forwarding::Direct {
+            return Err(OptionsError(format!(
+                "--xdp {}: XDP passes the node's IP stack by, which takes --forwarding direct",
+                self.xdp
+            )));
         }
         if self.healthz_bind_address().port() != 0 && self.healthz_bind_address() == self.metrics_bind_address() {
             let message = "--healthz-bind-address and --metrics-bind-address must differ";

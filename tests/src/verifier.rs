@@ -7,7 +7,7 @@ use std::fmt;
 
 use anyhow::{Context, Result, bail, ensure};
 use svclb_common::config::Sizes;
-use svclb_userspace::bpf::load::{Object, Options, PROGRAMS, SOCKET_PROGRAMS};
+use svclb_userspace::bpf::load::{Object, Options, PROGRAMS, SOCKET_PROGRAMS, XDP_PROGRAM};
 
 /// What one program costs on one kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct Cost {
 pub struct Report {
     /// The kernel as major and minor number, such as `6.12`.
     pub kernel: String,
-    /// One for each program, in the order of [`PROGRAMS`] and then [`SOCKET_PROGRAMS`].
+    /// One for each program, in the order of [`PROGRAMS`], [`XDP_PROGRAM`] and then [`SOCKET_PROGRAMS`].
     pub costs: Vec<Cost>,
 }
 
@@ -34,9 +34,11 @@ impl Report {
     pub fn of_this_kernel() -> Result<Self> {
         let mut object =
             Object::load(&Options { bpffs: None, sizes: Sizes::for_memory(0), test_mode: false, programs: PROGRAMS })?;
+        object.load_xdp_program()?;
         object.load_socket_programs()?;
         let costs = PROGRAMS
             .iter()
+            .chain(&[XDP_PROGRAM])
             .chain(&SOCKET_PROGRAMS)
             .map(|name| {
                 let info =

@@ -8,7 +8,7 @@ use svclb_common::verdict::Counter;
 use svclb_common::{checksum, config};
 use svclb_tests::packet::{self, Flags, Frame, MAC_A, MAC_B, Seen, tcp};
 use svclb_tests::world::host::{HostPacket, Summed};
-use svclb_tests::world::{BackendSpec, Machine, NEXT, Net, Port, SENT_BACK, Scene, ServiceSpec, World};
+use svclb_tests::world::{BackendSpec, Hook, Machine, NEXT, Net, Port, SENT_BACK, Scene, ServiceSpec, World};
 
 const TCP: u8 = 6;
 
@@ -354,7 +354,9 @@ fn both_resets_are_right_whatever_a_device_has_done_or_will_do_about_the_checksu
         open(world, net);
         lose_backend(world, scene, net);
         let Machine::Host(env) = &world.machine else { return };
-        for (ingress, frame) in [(true, tcp(net.client, net.cluster)), (false, tcp(net.remote, net.client))] {
+        for (hook, frame) in
+            [(Hook::Ingress, tcp(net.client, net.cluster)), (Hook::Egress, tcp(net.remote, net.client))]
+        {
             let whole = frame.payload(700).bytes();
             let packet = |summed| HostPacket {
                 bytes: whole.clone(),
@@ -365,12 +367,12 @@ fn both_resets_are_right_whatever_a_device_has_done_or_will_do_about_the_checksu
                 copies: Vec::new(),
             };
             let mut partial = packet(Summed::Partial);
-            env.run(ingress, &mut partial, Attachment::ETHERNET);
+            env.run(hook, &mut partial, Attachment::ETHERNET);
             let [entering, leaving] = [&partial.copies[0], &partial.bytes].map(|bytes| completed(net, bytes.clone()));
             assert_eq!(packet::read(&entering).destination, net.cluster);
             assert_eq!(packet::read(&leaving).destination, net.client);
             let mut complete = packet(Summed::Complete(checksum::sum(&whole[14..])));
-            env.run(ingress, &mut complete, Attachment::ETHERNET);
+            env.run(hook, &mut complete, Attachment::ETHERNET);
             let Summed::Complete(sum) = complete.summed else { panic!("there is a sum of the whole packet") };
             let right = checksum::sum(&complete.bytes[14..]);
             assert!(checksum::is_zero(checksum::difference(right, sum)), "{sum:#x} should be {right:#x}");

@@ -8,7 +8,7 @@ use svclb_common::verdict::{Action, Counter};
 use svclb_tests::packet::fragments::{Cut, join};
 use svclb_tests::packet::{self, Flags, Frame, Seen, tcp, udp};
 use svclb_tests::world::host::{HostPacket, Summed};
-use svclb_tests::world::{BRIDGE_MAC, BackendSpec, MARK, Machine, Net, Outcome, Port, Scene, World};
+use svclb_tests::world::{self, BRIDGE_MAC, BackendSpec, MARK, Machine, Net, Outcome, Port, Scene, World};
 
 /// Bytes of the datagrams here.
 const LENGTH: usize = 2000;
@@ -417,7 +417,7 @@ fn fragments_that_need_no_other_source_bear_the_mark_and_others_do_not() {
                     mark: 77,
                     copies: Vec::new(),
                 };
-                assert_eq!(env.run(true, &mut packet, port.ingress().0), Action::Next);
+                assert_eq!(env.run(world::Hook::Ingress, &mut packet, port.ingress().0), Action::Next);
                 assert_ne!(packet.bytes, fragment, "it is translated");
                 assert_eq!(packet.mark, mark, "{frontend}");
             }
@@ -441,7 +441,7 @@ fn a_sum_of_the_whole_packet_that_a_device_gave_stays_right() {
                 mark: 0,
                 copies: Vec::new(),
             };
-            assert_eq!(env.run(true, &mut packet, Attachment::ETHERNET), Action::Next);
+            assert_eq!(env.run(world::Hook::Ingress, &mut packet, Attachment::ETHERNET), Action::Next);
             assert_ne!(packet.bytes, fragment, "it is translated");
             let Summed::Complete(sum) = packet.summed else { unreachable!("it stays what it is") };
             let difference = checksum::difference(sum, checksum::sum(&packet.bytes[14..]));

@@ -11,7 +11,7 @@ use svclb_tests::packet::sctp::kind::{
 };
 use svclb_tests::packet::{self, Frame, SCTP_TAG, sctp};
 use svclb_tests::world::host::{HostPacket, Summed};
-use svclb_tests::world::{BackendSpec, Machine, NODE4, NODE6, Port, Scene, ServiceSpec, World};
+use svclb_tests::world::{BackendSpec, Hook, Machine, NODE4, NODE6, Port, Scene, ServiceSpec, World};
 
 /// IP protocol number.
 const SCTP: u8 = 132;
@@ -331,7 +331,7 @@ fn left_to_the_device(world: &World, request: Vec<u8>) -> Vec<u8> {
         mark: 0,
         copies: Vec::new(),
     };
-    let action = env.run(true, &mut packet, Attachment::ETHERNET);
+    let action = env.run(Hook::Ingress, &mut packet, Attachment::ETHERNET);
     assert_eq!(action, Action::Back);
     let crc = packet::sctp::checksum(&packet.bytes[l4..]);
     packet.bytes[l4 + 8..l4 + 12].copy_from_slice(&crc);
@@ -367,7 +367,7 @@ fn a_checksum_that_is_left_to_the_device_stays_0_and_one_that_happens_to_be_0_do
             let mut bytes = request.clone();
             bytes[l4 + 8..l4 + 12].fill(0);
             let mut packet = HostPacket { bytes, summed, segment: 0, device: 1, mark: 0, copies: Vec::new() };
-            assert_eq!(env.run(true, &mut packet, Attachment::ETHERNET), Action::Next);
+            assert_eq!(env.run(Hook::Ingress, &mut packet, Attachment::ETHERNET), Action::Next);
             assert_ne!(packet.bytes[14..], request[14..], "it is translated");
             assert_eq!(packet.bytes[l4 + 8..l4 + 12] == [0; 4], expected, "{summed:?}");
         }

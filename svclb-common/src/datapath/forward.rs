@@ -71,7 +71,7 @@ fn is_for_node<F: Frame>(packet: &F, device: &Device, bridge_port: bool) -> bool
 
 /// Notes length and class of a packet. `None` if it has no hop left, or headers that routers look at.
 #[inline(always)]
-fn measure<A: Network, F: Frame>(packet: &F, work: &mut Work<A>, segment: u32) -> Option<()> {
+pub(super) fn measure<A: Network, F: Frame>(packet: &F, work: &mut Work<A>, segment: u32) -> Option<()> {
     let headers = &work.headers;
     let (class, hops) = A::class_and_hops(packet, headers.l3)?;
     let header = headers.l4 - headers.l3;

@@ -215,11 +215,10 @@ impl<A: Address> Change<A> for MakeDirect<'_, A> {
 pub const RENEW_TICKS: u32 = 8;
 
 /// Reads what a flow's packets are sent from: 0 not settled, 1 settled, 2 settled and due to be renewed,
-/// which is noted as done if the caller `renews` it.
+/// which is noted as done.
 pub(super) struct ReadMasquerade<'a, A: Address> {
     pub(super) found: &'a Found<A>,
     pub(super) now: Tick,
-    pub(super) renews: bool,
     pub(super) ours: &'a mut Endpoint<A>,
 }
 
@@ -235,9 +234,7 @@ impl<A: Address> Change<A> for ReadMasquerade<'_, A> {
         if self.now.0.wrapping_sub(detail.renewed) < RENEW_TICKS {
             return 1;
         }
-        if self.renews {
-            detail.renewed = self.now.0;
-        }
+        detail.renewed = self.now.0;
         2
     }
 }

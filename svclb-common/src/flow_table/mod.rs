@@ -233,22 +233,11 @@ fn renew<A: Address, T: Tables<A>>(tables: &T, found: &Found<A>, now: Tick) {
 #[inline(always)]
 pub fn masquerade_of<A: Address, T: Tables<A>>(tables: &T, found: &Found<A>, now: Tick) -> Option<(Endpoint<A>, bool)> {
     let mut ours = Endpoint::default();
-    match tables.locked(found.place, ReadMasquerade { found, now, renews: true, ours: &mut ours }) {
+    match tables.locked(found.place, ReadMasquerade { found, now, ours: &mut ours }) {
         Some(1) => Some((ours, false)),
         Some(2) => Some((ours, true)),
         _ => None,
     }
-}
-
-/// Reads what a flow's packets are sent from, if that is settled and not due to be renewed.
-#[inline(always)]
-pub fn fresh_masquerade_of<A: Address, T: Tables<A>>(
-    tables: &T,
-    found: &Found<A>,
-    now: Tick,
-    ours: &mut Endpoint<A>,
-) -> bool {
-    tables.locked(found.place, ReadMasquerade { found, now, renews: false, ours }) == Some(1)
 }
 
 /// Settles what a flow's packets are sent from, unless another CPU was faster; returns what holds now,

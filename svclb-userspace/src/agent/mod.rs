@@ -32,6 +32,7 @@ use tracing::{debug, info, warn};
 
 use crate::bpf::attach::Attacher;
 use crate::bpf::load::{self, Object};
+use crate::bpf::xdp::XdpHooks;
 use crate::clock::jiffies_per_second;
 use crate::config::AgentOptions;
 use crate::desired::datapath_config::{self, Identity, Settings};
@@ -107,7 +108,8 @@ pub async fn run(options: AgentOptions) -> Result<()> {
     let devices = DeviceMap::take(&mut object)?;
     let served = sockets.attach(&mut object, &options.bpffs);
     metrics.socket_lb.get_or_create(&served).set(1);
-    let mut attacher = Attacher::new(options.attach, &options.bpffs, object, devices)?;
+    let xdp = XdpHooks::load(options.xdp, &options.bpffs, &mut object);
+    let mut attacher = Attacher::new(options.attach, &options.bpffs, object, devices, xdp)?;
     let host_options = host::Options {
         node_devices: options.devices.clone(),
         excluded: options.exclude_devices.clone(),

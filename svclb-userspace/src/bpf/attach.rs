@@ -56,8 +56,9 @@ use super::{
     pin::PinFolder,
     probe,
     tcx::{Linker, Links, Pair, Want},
+    xdp::XdpHooks,
 };
-use crate::host::{Attachment, Device, DeviceEvent, Egress, Hooking, Hooks, Role, link::Kind};
+use crate::host::{Attachment, Device, DeviceEvent, Hooking, Hooks, Role, devices::Egress, link::Kind};
 
 /// Devices that are hooked by clsact at the same time.
 const HANDS: usize = 4;
@@ -82,6 +83,8 @@ pub struct Attacher<T> {
     clsact_first: bool,
     pins: PinFolder,
     devices: T,
+    /// None if there is no program for frames.
+    xdp: Option<XdpHooks>,
     hooked: BTreeMap<u32, Hooked>,
     seen: BTreeSet<u32>,
     all_told: bool,
@@ -118,10 +121,20 @@ struct Hooked {
 
 impl<T: DeviceTable> Attacher<T> {
     /// For the network namespace of the calling thread. `folder` is the agent's folder in a BPF file system.
-    /// Loads the commonest programs, and fails if the kernel refuses one of them.
-    pub fn new(mode: Mode, folder: &Path, object: impl ProgramSource, devices: T) -> Result<Self, AttacherError> {
+    /// Loads the commonest programs, and fails if the kernel refuses one of them. Without `xdp` what an agent before has
+    /// attached there goes.
+    pub fn new(
+        mode: Mode,
+        folder: &Path,
+        object: impl ProgramSource,
+        devices: T,
+        xdp: Option<XdpHooks>,
+    ) -> Result<Self, AttacherError> {
         let pins =
             PinFolder::make(folder).map_err(|error| AttacherError::Folder(folder.display().to_string(), error))?;
+        if xdp.is_none() {
+            pins.remove_xdp_links().map_err(AttacherError::Prepare)?;
+        }
         let tcx = mode != Mode::Clsact && probe::has_tcx();
         if mode == Mode::Tcx && !tcx {
             return Err(AttacherError::NoTcx);
@@ -142,6 +155,7 @@ impl<T: DeviceTable> Attacher<T> {
             clsact_first: mode != Mode::Tcx,
             pins,
             devices,
+            xdp,
             hooked: BTreeMap::new(),
             seen: BTreeSet::new(),
             all_told: false,
@@ -180,6 +194,13 @@ impl<T: DeviceTable> Attacher<T> {
         }
         for (at, outcome) in self.put_all(quick) {
             outcomes[at] = outcome.map(|()| Hooking::Done);
+        }
+        for (event, outcome) in events.iter().zip(&outcomes) {
+            if let (DeviceEvent::Present(device), Ok(Hooking::Done)) = (event, outcome)
+                && let (Attachment::Hooked(hooks), Some(xdp)) = (&device.attachment, &mut self.xdp)
+            {
+                xdp.put(device, hooks);
+            }
         }
         outcomes
     }
@@ -222,7 +243,10 @@ impl<T: DeviceTable> Attacher<T> {
     /// Writes the record of a device and attaches its programs, unless clsact must do that or they are not loaded
     /// yet.
     fn hook<'a>(&mut self, device: &'a Device, hooks: &Hooks) -> Result<Next<'a>, AttachError> {
-        let (record, programs) = (record(hooks), pair(hooks));
+        let (mut record, programs) = (record(hooks), pair(hooks));
+        if self.xdp.as_ref().is_some_and(|xdp| xdp.may_send(device.index, hooks)) {
+            record.flags |= device_flag::XDP;
+        }
         self.seen.insert(device.index);
         let before = self.hooked.get(&device.index).copied();
         let first = !before.is_some_and(|before| before.tried);
@@ -351,8 +375,12 @@ impl<T: DeviceTable> Attacher<T> {
     fn forget(&mut self, index: u32, name: &str) -> Result<(), AttachError> {
         self.hooked.remove(&index);
         self.seen.remove(&index);
+        if let Some(xdp) = &mut self.xdp {
+            xdp.forget(index);
+        }
         let fail =
             |doing: &str, source| AttachError { device: name.to_owned(), index, doing: doing.to_owned(), source };
+        self.pins.remove_xdp_link(index).map_err(|error| fail("remove its pinned XDP link", error))?;
         match &self.linker {
             Some(linker) => linker.forget(index),
             None => {

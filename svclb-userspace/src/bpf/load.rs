@@ -13,9 +13,9 @@ mod refusal;
 use self::refusal::Refusal;
 use super::pod::Pod;
 use aya::maps::{Array, HashMap, Map, MapData, MapInfo, MapType};
-use aya::programs::{CgroupSockAddr, Program, ProgramInfo, SchedClassifier};
+use aya::programs::{CgroupSockAddr, Program, ProgramInfo, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::{io, panic, thread};
 use svclb_common::config::{Config, Sizes};
@@ -35,6 +35,9 @@ pub fn object() -> Option<&'static [u8]> {
 /// Names of the programs for devices in the object.
 pub const PROGRAMS: &[&str] =
     &["ingress", "ingress_l3", "ingress_stacked", "ingress_stacked_l3", "ingress_port", "egress", "egress_l3"];
+
+/// Name of the program for frames, at XDP.
+pub const XDP_PROGRAM: &str = "xdp";
 
 /// Names of the programs for sockets; where each is attached is in the object.
 pub const SOCKET_PROGRAMS: [&str; 8] =
@@ -217,6 +220,22 @@ impl Object {
         match self.ebpf.program_mut(name) {
             Some(Program::CgroupSockAddr(program)) => Ok(program),
             _ => Err(LoadError::Absent { name: name.to_owned() }),
+        }
+    }
+
+    /// Loads the program for frames.
+    pub fn load_xdp_program(&mut self) -> Result<OwnedFd, LoadError> {
+        let program = self.xdp_program()?;
+        let loaded = if program.fd().is_ok() { Ok(()) } else { program.load() };
+        let fd = loaded.and_then(|()| Ok(program.fd()?.as_fd().try_clone_to_owned()?));
+        fd.map_err(|error| LoadError::Program { name: XDP_PROGRAM.to_owned(), refusal: error.into() })
+    }
+
+    /// The program for frames.
+    pub fn xdp_program(&mut self) -> Result<&mut Xdp, LoadError> {
+        match self.ebpf.program_mut(XDP_PROGRAM) {
+            Some(Program::Xdp(program)) => Ok(program),
+            _ => Err(LoadError::Absent { name: XDP_PROGRAM.to_owned() }),
         }
     }
 

@@ -12,3 +12,4 @@ pub mod probe;
 pub mod sys;
 pub mod sysctl_notes;
 mod tcx;
+pub mod xdp;

@@ -3,6 +3,7 @@
 //! | path | holds |
 //! | --- | --- |
 //! | `links/<index>-ingress`, `links/<index>-egress` | the TCX links of a device, by interface index |
+//! | `links/<index>-xdp` | its XDP link |
 //! | `sockets/<cgroup>-<name>` | the links of the programs for sockets, by the number of their cgroup |
 //! | `programs/<name>` | the programs that the running agent has loaded |
 //! | `sysctls/<name>` | no pins, but what was in a sysctl before: [`super::sysctl_notes`] |
@@ -16,6 +17,9 @@ use std::{
 };
 
 use aya::programs::{ProgramError, SchedClassifier};
+use tracing::debug;
+
+use super::sys;
 
 /// Which packets of a device a hook sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -83,7 +87,7 @@ impl PinFolder {
         Direction::BOTH.iter().all(|&direction| self.link(index, direction).exists())
     }
 
-    /// The devices of which links are pinned, in order.
+    /// The devices of which links of any kind are pinned, in order.
     pub fn devices_with_links(&self) -> io::Result<Vec<u32>> {
         let mut found: Vec<u32> = names(&self.links())?.iter().filter_map(|name| index_of(name)).collect();
         found.sort_unstable();
@@ -91,13 +95,33 @@ impl PinFolder {
         Ok(found)
     }
 
-    /// Removes the links of a device, which detaches their programs; `false` if there were none.
+    /// Removes the TCX links of a device, which detaches their programs; `false` if there were none.
     pub fn remove_links(&self, index: u32) -> io::Result<bool> {
         let mut found = false;
         for direction in Direction::BOTH {
             found |= remove(&self.link(index, direction))?;
         }
         Ok(found)
+    }
+
+    /// Where the XDP link of a device is pinned.
+    pub fn xdp_link(&self, index: u32) -> PathBuf {
+        self.links().join(format!("{index}-xdp"))
+    }
+
+    /// Removes the XDP link of a device, which detaches its program; `false` if there was none.
+    pub fn remove_xdp_link(&self, index: u32) -> io::Result<bool> {
+        let pin = self.xdp_link(index);
+        if let Err(error) = sys::detach_pinned_link(&pin) {
+            // It is not there, or its device is gone and the program with it.
+            debug!(%error, pin = %pin.display(), "nothing to detach");
+        }
+        remove(&pin)
+    }
+
+    /// Removes the XDP links of all devices.
+    pub fn remove_xdp_links(&self) -> io::Result<()> {
+        self.devices_with_links()?.into_iter().try_for_each(|index| self.remove_xdp_link(index).map(drop))
     }
 
     /// Where the link of a program for sockets is pinned; a cgroup's number is that of its folder's inode.
@@ -130,6 +154,7 @@ impl PinFolder {
         for index in self.devices_with_links()? {
             self.remove_links(index)?;
         }
+        self.remove_xdp_links()?;
         self.remove_socket_links(None)?;
         self.remove_programs()?;
         for part in [self.links(), self.sockets(), self.programs()] {
@@ -184,7 +209,13 @@ mod tests {
         for (index, direction) in [(12, Direction::Ingress), (12, Direction::Egress), (3, Direction::Egress)] {
             fs::write(pins.link(index, direction), "").expect("a file");
         }
-        assert_eq!(pins.devices_with_links().expect("a list"), [3, 12]);
+        for index in [12, 5] {
+            fs::write(pins.xdp_link(index), "").expect("a file");
+        }
+        assert_eq!(pins.devices_with_links().expect("a list"), [3, 5, 12]);
+        assert!(pins.remove_xdp_link(12).expect("removal"));
+        assert!(!pins.remove_xdp_link(12).expect("nothing to remove"));
+        assert!(!pins.has_links(5), "they are of another kind");
         assert!(pins.has_links(12));
         assert!(!pins.has_links(3), "one of two is not enough");
         assert!(pins.remove_links(3).expect("removal"));

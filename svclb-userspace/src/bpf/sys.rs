@@ -8,10 +8,16 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use svclb_common::schema::Plain;
 
+/// `BPF_OBJ_PIN`.
+const OBJECT_PIN: i32 = 6;
 /// `BPF_OBJ_GET`.
 const OBJECT_GET: i32 = 7;
+/// `BPF_LINK_CREATE`.
+const LINK_CREATE: i32 = 28;
 /// `BPF_LINK_UPDATE`.
 const LINK_UPDATE: i32 = 29;
+/// `BPF_LINK_DETACH`.
+const LINK_DETACH: i32 = 34;
 /// `BPF_MAP_LOOKUP_BATCH`.
 const LOOKUP_BATCH: i32 = 24;
 /// `BPF_MAP_UPDATE_BATCH`.
@@ -101,9 +107,9 @@ pub fn update_batch<K: Plain, V: Plain>(map: impl AsFd, keys: &[K], values: &[V]
     })
 }
 
-/// The `obj_get` member of the kernel's `union bpf_attr`.
+/// The member of the kernel's `union bpf_attr` for pins.
 #[repr(C)]
-struct ObjectGet {
+struct ObjectPin {
     pathname: u64,
     bpf_fd: u32,
     file_flags: u32,
@@ -120,14 +126,7 @@ struct LinkUpdate {
 
 /// Puts a program into a pinned link, in place of the one that is there. Who comes by meets the old one or the new.
 pub fn update_pinned_link(pin: &Path, program: impl AsFd) -> io::Result<()> {
-    let path = CString::new(pin.as_os_str().as_bytes())?;
-    let mut get = ObjectGet { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
-    // SAFETY: the pointers are to a string and a struct that live until the call returns, and the size is the struct's.
-    let got = unsafe { libc::syscall(libc::SYS_bpf, OBJECT_GET, &raw mut get, size_of::<ObjectGet>()) };
-    let descriptor = i32::try_from(got).ok().filter(|descriptor| *descriptor >= 0);
-    let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
-    // SAFETY: the kernel has just given it to us alone.
-    let link = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let link = open_pinned_link(pin)?;
     let mut update = LinkUpdate {
         link_fd: link.as_raw_fd().cast_unsigned(),
         new_prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
@@ -137,6 +136,58 @@ pub fn update_pinned_link(pin: &Path, program: impl AsFd) -> io::Result<()> {
     // SAFETY: the pointer is to a struct that lives until the call returns, and the size is the struct's.
     let updated = unsafe { libc::syscall(libc::SYS_bpf, LINK_UPDATE, &raw mut update, size_of::<LinkUpdate>()) };
     if updated < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Opens a pinned link.
+fn open_pinned_link(pin: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let mut get = ObjectPin { pathname: path.as_ptr() as u64, bpf_fd: 0, file_flags: 0 };
+    // SAFETY: the pointers are to a string and a struct that live until the call returns, and the size is the struct's.
+    owned(unsafe { libc::syscall(libc::SYS_bpf, OBJECT_GET, &raw mut get, size_of::<ObjectPin>()) })
+}
+
+/// Takes the program of a pinned link off, at once: without the pin alone the kernel does so when it finds the time.
+pub fn detach_pinned_link(pin: &Path) -> io::Result<()> {
+    let link = open_pinned_link(pin)?;
+    let mut detach = [link.as_raw_fd().cast_unsigned(), 0];
+    // SAFETY: the pointer is to an array that lives until the call returns, and the size is the array's.
+    let detached = unsafe { libc::syscall(libc::SYS_bpf, LINK_DETACH, &raw mut detach, size_of_val(&detach)) };
+    if detached < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// A descriptor that a call has returned.
+fn owned(returned: libc::c_long) -> io::Result<OwnedFd> {
+    let descriptor = i32::try_from(returned).ok().filter(|descriptor| *descriptor >= 0);
+    let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
+    // SAFETY: the kernel has just given it to us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// The `link_create` member.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_ifindex: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+/// Attaches a program to the driver of a device by a link, and pins that. aya would take another way than a link, which
+/// ends with the agent, without saying so.
+pub fn pin_xdp_link(program: impl AsFd, device: u32, pin: &Path) -> io::Result<()> {
+    /// `BPF_XDP`, and `XDP_FLAGS_DRV_MODE`.
+    const XDP: u32 = 37;
+    const DRIVER: u32 = 1 << 2;
+    let path = CString::new(pin.as_os_str().as_bytes())?;
+    let prog_fd = program.as_fd().as_raw_fd().cast_unsigned();
+    let mut create = LinkCreate { prog_fd, target_ifindex: device, attach_type: XDP, flags: DRIVER };
+    // SAFETY: the pointer is to a struct that lives until the call returns, and the size is the struct's.
+    let link = owned(unsafe { libc::syscall(libc::SYS_bpf, LINK_CREATE, &raw mut create, size_of::<LinkCreate>()) })?;
+    let bpf_fd = link.as_raw_fd().cast_unsigned();
+    let mut pin = ObjectPin { pathname: path.as_ptr() as u64, bpf_fd, file_flags: 0 };
+    // SAFETY: the pointers are to a string and a struct that live until the call returns, and the size is the struct's.
+    let pinned = unsafe { libc::syscall(libc::SYS_bpf, OBJECT_PIN, &raw mut pin, size_of::<ObjectPin>()) };
+    if pinned < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// The kernel's number of the calling thread's network namespace, which no other ever has, and which is never 0.

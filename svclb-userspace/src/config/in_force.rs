@@ -30,6 +30,7 @@ impl AgentOptions {
                 Forwarding::Stack => "stack",
                 Forwarding::Direct => "direct",
             },
+            "xdp": self.xdp.to_string(),
             "socket-lb": match self.socket_lb {
                 SocketLb::Off => "off",
                 SocketLb::Host => "host",

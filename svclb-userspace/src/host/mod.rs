@@ -8,6 +8,7 @@ pub mod address;
 pub mod decode;
 pub mod devices;
 pub mod link;
+pub mod netdev;
 pub mod netfilter;
 mod netlink;
 pub mod sock_diag;

@@ -16,6 +16,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::{
     address::{Families, Pair, on_node_network, outside, pod_prefixes},
     bpffs::Bpffs,
+    frames::FrameTaker,
     link::{ANSWERS_EVERYBODY, BUSY_CLIENT, QUICK_IPV6, STRICT_ROUTER},
     netns::Netns,
     node::Node,
@@ -83,6 +84,8 @@ pub struct LabOptions {
     pub families: Families,
     /// Whether there is a host for the control plane.
     pub control_plane: bool,
+    /// Whether the nodes' `eth0` can send frames by XDP, as a wire's driver can: the router's ends take them.
+    pub frames: bool,
 }
 
 impl Default for LabOptions {
@@ -93,6 +96,7 @@ impl Default for LabOptions {
             underlay: Underlay::default(),
             families: Families::default(),
             control_plane: false,
+            frames: false,
         }
     }
 }
@@ -122,6 +126,7 @@ pub struct Lab {
     control_plane: Option<Host>,
     bpffs: Bpffs,
     options: LabOptions,
+    _taker: Option<FrameTaker>,
 }
 
 impl Lab {
@@ -139,10 +144,14 @@ impl Lab {
              {}",
             addresses(options.families, "nodes", on_node_network(1))
         ))?;
+        let mut taker = if options.frames { Some(FrameTaker::new()?) } else { None };
         let nodes = options
             .numbers()
             .map(|number| {
                 let netns = wire(&router, Place::Node(number), options)?;
+                if let Some(taker) = &mut taker {
+                    taker.take_frames_of(&router, &format!("node{number}"))?;
+                }
                 Node::new(number, netns, options)
             })
             .collect::<Result<Vec<_>>>()?;
@@ -162,7 +171,7 @@ impl Lab {
             }
         }
         router.ip(&ways)?;
-        Ok(Self { nodes, router, client, control_plane, bpffs: Bpffs::new()?, options })
+        Ok(Self { nodes, router, client, control_plane, bpffs: Bpffs::new()?, options, _taker: taker })
     }
 
     /// The node with this number.

@@ -9,6 +9,7 @@ mod allocate;
 mod answerer;
 mod bpffs;
 mod file_cluster;
+mod frames;
 mod kernel_sctp;
 mod lab;
 mod link;

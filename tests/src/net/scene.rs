@@ -7,13 +7,15 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
     sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail, ensure};
 use futures::future::{try_join, try_join_all};
+use serde_json::Value;
+use svclb_common::verdict::Counter;
 use tempfile::TempDir;
 use tokio::{
     sync::{Mutex, MutexGuard},
@@ -131,6 +133,14 @@ impl Scene {
         Ok(())
     }
 
+    /// As [`Self::start_agents`], with other arguments than before from now on.
+    pub async fn start_agents_with(&mut self, arguments: &[&str]) -> Result<()> {
+        // The first two say how they attach.
+        self.how.more.truncate(2);
+        self.how.more.extend(arguments.iter().map(Into::into));
+        self.start_agents().await
+    }
+
     /// Kills the agents of all nodes without warning.
     pub async fn kill_agents(&mut self) -> Result<()> {
         for agent in std::mem::take(&mut self.agents).into_values() {
@@ -239,6 +249,28 @@ impl Scene {
     pub fn node_port(&self, node: u8, v6: bool, port: u16) -> SocketAddr {
         let address = self.lab.node(node).address();
         SocketAddr::new(if v6 { address.v6.into() } else { address.v4.into() }, port)
+    }
+
+    /// Runs `svclb` on a node, where the agent there has its pins.
+    pub fn svclb(&self, node: u8, arguments: &[&str]) -> Result<Output> {
+        let (node, bpffs) = (self.lab.node(node), self.lab.bpffs());
+        let mut command = bpffs.applied_to(node.netns().command(agent_binary()?));
+        command.args(arguments).arg("--bpffs").arg(bpffs.folder(node.name()));
+        command.output().context("run svclb")
+    }
+
+    /// What `svclb list` says on a node.
+    pub fn list(&self, node: u8, what: &str) -> Result<Vec<Value>> {
+        let output = self.svclb(node, &["list", what, "-o", "json"])?;
+        ensure!(output.status.success(), "list {what}: {}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).with_context(|| format!("list {what} prints a JSON array"))
+    }
+
+    /// A counter of a node's packet path, by its name.
+    pub fn count(&self, node: u8, counter: Counter) -> Result<u64> {
+        let rows = self.list(node, "counters")?;
+        let row = rows.iter().find(|row| row["name"] == counter.label());
+        row.and_then(|row| row["count"].as_u64()).with_context(|| format!("no counter {}", counter.label()))
     }
 
     /// The file with the log of a node's agents.

@@ -23,7 +23,8 @@ use svclb_userspace::model::FamilyAddress;
 use svclb_userspace::tables::fake::FakeTables;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
-use super::limits;
+use super::frame::HostFrame;
+use super::{Hook, limits};
 
 /// What the device did or will do about the transport checksum (`ip_summed` of an `sk_buff`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -249,12 +250,12 @@ impl HostEnv {
     }
 
     /// Runs a hook.
-    pub fn run(&self, ingress: bool, packet: &mut HostPacket, attachment: Attachment) -> Action {
+    pub fn run(&self, hook: Hook, packet: &mut HostPacket, attachment: Attachment) -> Action {
         let mut scratch = Scratch::default();
-        let action = if ingress {
-            datapath::ingress(packet, self, attachment, &mut scratch)
-        } else {
-            datapath::egress(packet, self, attachment, &mut scratch)
+        let action = match hook {
+            Hook::Ingress => datapath::ingress(packet, self, attachment, &mut scratch),
+            Hook::Egress => datapath::egress(packet, self, attachment, &mut scratch),
+            Hook::Xdp => datapath::xdp(&mut HostFrame(packet), self, attachment, &mut scratch),
         };
         self.onward.set(if action == Action::Forward { *scratch.onward() } else { Route::default() });
         action

@@ -1,7 +1,7 @@
 //! The datapath in the kernel: the loaded programs, run on a packet by `BPF_PROG_TEST_RUN`.
 
 use aya::maps::{Array, HashMap, IterableMap, LpmTrie, MapData, PerCpuArray};
-use aya::programs::{SchedClassifier, TestRun, TestRunOptions};
+use aya::programs::{SchedClassifier, TestRun, TestRunOptions, TestRunResult, Xdp};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -12,12 +12,12 @@ use svclb_common::schema::{
     AddressSet, Affinity, AffinityKey, Backend, Bucket, Details, Device, Fragment, FragmentKey, FrontendBucket,
     Masquerade, MasqueradeKey, Plain, Service, SlotPair, SourceRange,
 };
-use svclb_userspace::bpf::load::{self, Object, Options};
+use svclb_userspace::bpf::load::{self, Object, Options, XDP_PROGRAM};
 use svclb_userspace::bpf::pod::Pod;
 use svclb_userspace::bpf::sys;
 use svclb_userspace::tables::ConfigTable;
 use svclb_userspace::tables::bpf::{BpfConfig, BpfTables};
-use zerocopy::FromZeros;
+use zerocopy::{FromZeros, IntoBytes as _};
 
 use super::capture::Capture;
 use crate::net::Netns;
@@ -101,6 +101,7 @@ impl KernelEnv {
         let programs = &["ingress", "ingress_port", "ingress_stacked", "egress"];
         let pins = tempfile::Builder::new().prefix("svclb-world-").tempdir_in("/sys/fs/bpf")?;
         let mut object = Object::load(&Options { bpffs: Some(pins.path()), sizes, test_mode: true, programs })?;
+        object.load_xdp_program()?;
         // Nothing is read back through the tables, so they do not need the pins, which end with this function.
         let clear = clearing(pins.path())?;
         let netns = Netns::new("a world in the kernel")?;
@@ -189,6 +190,10 @@ impl KernelEnv {
     /// # Panics
     /// If the kernel does not run it.
     pub fn run(&mut self, program: &str, packet: &[u8]) -> Ran {
+        if program == XDP_PROGRAM {
+            let program = self.object.xdp_program().expect("a program of the object");
+            return self.netns.enter(|| run_xdp(program, packet));
+        }
         let program = self.object.program(program).expect("a program of the object");
         self.netns.enter(|| run(program, packet))
     }
@@ -251,11 +256,25 @@ impl KernelEnv {
 pub fn run(program: &SchedClassifier, packet: &[u8]) -> Ran {
     let mut context = [0u8; CONTEXT];
     context[CONTEXT_DEVICE..CONTEXT_DEVICE + 4].copy_from_slice(&DEVICE.to_ne_bytes());
+    run_in(program, packet, &context)
+}
+
+/// Runs the XDP program on a frame that comes by [`DEVICE`].
+fn run_xdp(program: &Xdp, frame: &[u8]) -> Ran {
+    // `struct xdp_md`: bounds of the frame, its metadata, device, queue, and output device.
+    let context = [0, frame.len() as u32, 0, DEVICE, 0, 0];
+    run_in(program, frame, context.as_bytes())
+}
+
+fn run_in<P>(program: &P, packet: &[u8], context: &[u8]) -> Ran
+where
+    P: for<'a> TestRun<Opts<'a> = TestRunOptions<'a>, Result = TestRunResult>,
+{
     let mut out = vec![0u8; packet.len() + 256];
     let mut options = TestRunOptions::new();
     options.data_in = Some(packet);
     options.data_out = Some(&mut out);
-    options.ctx_in = Some(&context);
+    options.ctx_in = Some(context);
     let result = program.test_run(options).expect("the kernel runs the program");
     out.truncate(result.data_size_out as usize);
     Ran { action: result.return_value.cast_signed(), bytes: out }

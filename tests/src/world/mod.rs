@@ -4,12 +4,14 @@
 //! ([`World::each`]); [`Scene`] fills the tables.
 
 mod capture;
+mod frame;
 pub mod host;
 pub mod kernel;
 pub mod net;
 mod recorder;
 pub mod scene;
 
+pub use self::frame::{SENT_ACROSS, SENT_OUT};
 use self::host::{HostEnv, HostPacket, Summed};
 use self::kernel::{DEVICE, KernelEnv};
 pub use self::net::{Net, Opening};
@@ -410,15 +412,15 @@ impl World {
     /// A packet enters by a device.
     pub fn ingress(&mut self, port: Port, packet: &[u8]) -> Outcome {
         let (attachment, program) = port.ingress();
-        self.run(true, port, attachment, program, packet)
+        self.run(Hook::Ingress, port, attachment, program, packet)
     }
 
     /// A packet leaves by a device.
     pub fn egress(&mut self, port: Port, packet: &[u8]) -> Outcome {
-        self.run(false, port, Attachment::ETHERNET, "egress", packet)
+        self.run(Hook::Egress, port, Attachment::ETHERNET, "egress", packet)
     }
 
-    fn run(&mut self, ingress: bool, port: Port, attachment: Attachment, program: &str, packet: &[u8]) -> Outcome {
+    fn run(&mut self, hook: Hook, port: Port, attachment: Attachment, program: &str, packet: &[u8]) -> Outcome {
         let counters = self.counters();
         let device = port.record(self.node);
         let (action, bytes, copies, onward) = match &mut self.machine {
@@ -434,9 +436,9 @@ impl World {
                     mark: 0,
                     copies: Vec::new(),
                 };
-                let action = env.run(ingress, &mut packet, attachment);
+                let action = env.run(hook, &mut packet, attachment);
                 self.random = env.random.get();
-                (number(action), packet.bytes, packet.copies, env.onward.get())
+                (hook.number(action, env.onward.get().device), packet.bytes, packet.copies, env.onward.get())
             }
             Machine::Kernel(env) => {
                 env.set_time(self.now, self.random);
@@ -488,7 +490,31 @@ impl World {
     }
 }
 
-/// What svclb-ebpf returns to the kernel for an action.
+/// Where a packet meets the datapath.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hook {
+    /// `tc` ingress.
+    Ingress,
+    /// `tc` egress.
+    Egress,
+    /// XDP.
+    Xdp,
+}
+
+impl Hook {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Ingress, Self::Egress, Self::Xdp];
+
+    /// What svclb-ebpf returns to the kernel for an action.
+    const fn number(self, action: Action, onward: u32) -> i32 {
+        match self {
+            Self::Ingress | Self::Egress => number(action),
+            Self::Xdp => frame::number(action, onward),
+        }
+    }
+}
+
+/// The same at `tc`.
 const fn number(action: Action) -> i32 {
     match action {
         Action::Next => NEXT,

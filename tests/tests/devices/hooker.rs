@@ -132,7 +132,7 @@ impl Hooker {
         build: impl ProgramSource,
         records: &Records,
     ) -> Self {
-        let mut attacher = Attacher::new(mode, folder, build, records.clone()).expect("an attacher");
+        let mut attacher = Attacher::new(mode, folder, build, records.clone(), None).expect("an attacher");
         let hooked = Arc::<Mutex<BTreeMap<u32, Instant>>>::default();
         let times = Arc::clone(&hooked);
         let hook = move |events: &[DeviceEvent]| {

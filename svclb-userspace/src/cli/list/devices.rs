@@ -10,6 +10,7 @@ use svclb_common::schema::Device;
 use svclb_common::service::role;
 
 use super::Row;
+use crate::bpf::pin::PinFolder;
 use crate::bpf::pod::Pod;
 use crate::tables::bpf::pinned;
 
@@ -21,21 +22,24 @@ pub(super) struct DeviceRow {
     /// Its name in the network namespace of the caller; empty in another one.
     name: String,
     role: &'static str,
+    /// `native` if its driver runs the XDP program, else empty.
+    xdp: &'static str,
     /// Addresses of masqueraded flows that leave by it.
     masquerade: Vec<IpAddr>,
 }
 
 impl Row for DeviceRow {
-    const HEADERS: &'static [&'static str] = &["index", "name", "role", "masquerade"];
+    const HEADERS: &'static [&'static str] = &["index", "name", "role", "xdp", "masquerade"];
 
     fn cells(&self) -> Vec<String> {
         let addresses: Vec<String> = self.masquerade.iter().map(ToString::to_string).collect();
-        vec![self.index.to_string(), self.name.clone(), self.role.to_owned(), addresses.join(", ")]
+        vec![self.index.to_string(), self.name.clone(), self.role.to_owned(), self.xdp.to_owned(), addresses.join(", ")]
     }
 }
 
 pub(super) fn rows(pins: &Path) -> Result<Vec<DeviceRow>> {
     let map: HashMap<MapData, Pod<u32>, Pod<Device>> = pinned(pins, "DEVICES")?;
+    let links = PinFolder::existing(pins);
     let mut rows = Vec::new();
     for entry in &map {
         let (Pod(index), Pod(device)) = entry?;
@@ -50,6 +54,7 @@ pub(super) fn rows(pins: &Path) -> Result<Vec<DeviceRow>> {
                 role::TUNNEL => "tunnel",
                 _ => "unknown",
             },
+            xdp: if links.xdp_link(index).exists() { "native" } else { "" },
             masquerade: addresses.into_iter().filter(|address| !address.is_unspecified()).collect(),
         });
     }
