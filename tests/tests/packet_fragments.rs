@@ -25,12 +25,8 @@ fn long(from: SocketAddr, to: SocketAddr) -> Frame {
     udp(from, to).payload(LENGTH)
 }
 
-/// Which hook.
-#[derive(Clone, Copy)]
-enum Hook {
-    Ingress,
-    Egress,
-}
+/// A hook: [`World::ingress`] or [`World::egress`].
+type Hook = fn(&mut World, Port, &[u8]) -> Outcome;
 
 /// Sends fragments through a hook: of the first exactly the counters `first` move, of each other exactly `others`. What
 /// comes out, put together and read.
@@ -44,18 +40,11 @@ fn send(
 ) -> (Vec<Vec<u8>>, Seen) {
     let mut out = Vec::new();
     for (at, fragment) in fragments.iter().enumerate() {
-        let outcome = run(world, hook, port, fragment);
+        let outcome = hook(world, port, fragment);
         out.push(if at == 0 { outcome.rewritten(first) } else { outcome.rewritten(&[others]) });
     }
     let seen = packet::read(&join(&out));
     (out, seen)
-}
-
-fn run(world: &mut World, hook: Hook, port: Port, fragment: &[u8]) -> Outcome {
-    match hook {
-        Hook::Ingress => world.ingress(port, fragment),
-        Hook::Egress => world.egress(port, fragment),
-    }
 }
 
 /// What moves when a flow's first datagram comes.
@@ -72,7 +61,7 @@ fn fragments_of_a_request_go_to_one_backend_and_those_of_its_reply_come_from_the
             let client = SocketAddr::new(net.client.ip(), port);
             let request = CUT.named(port).of(&long(client, net.cluster).bytes());
             assert_eq!(request.len(), 3);
-            let (request, seen) = send(world, (Hook::Ingress, Port::Pod), &request, NEW, Counter::FragmentTranslated);
+            let (request, seen) = send(world, (World::ingress, Port::Pod), &request, NEW, Counter::FragmentTranslated);
             assert!([net.remote, net.local].contains(&seen.destination));
             assert_eq!(seen.source, client, "only the destination changes");
             world.egress(Port::Uplink, &request[0]).passed(Counter::NoService);
@@ -82,7 +71,7 @@ fn fragments_of_a_request_go_to_one_backend_and_those_of_its_reply_come_from_the
             world.ingress(Port::Uplink, &reply[0]).passed(Counter::NoService);
             world.ingress(Port::Uplink, &reply[1]).passed(Counter::Fragment);
             let translated = &[Counter::ReplyTranslated];
-            let (_, seen) = send(world, (Hook::Egress, Port::Pod), &reply, translated, Counter::FragmentTranslated);
+            let (_, seen) = send(world, (World::egress, Port::Pod), &reply, translated, Counter::FragmentTranslated);
             assert_eq!((seen.source, seen.destination), (net.cluster, client), "only the source changes");
         }
     });
@@ -93,18 +82,18 @@ fn fragments_to_a_node_port_are_dnat_then_masquerade_and_the_reply_finds_back() 
     everywhere(|world, net| {
         Scene::default().add(world, &net.service(17));
         let request = CUT.of(&long(net.outside, net.node_port).bytes());
-        let (request, _) = send(world, (Hook::Ingress, Port::Uplink), &request, NEW, Counter::FragmentTranslated);
+        let (request, _) = send(world, (World::ingress, Port::Uplink), &request, NEW, Counter::FragmentTranslated);
         let masqueraded = &[Counter::RequestMasqueraded, Counter::MasqueradeAllocated];
-        let (_, sent) = send(world, (Hook::Egress, Port::Uplink), &request, masqueraded, Counter::FragmentTranslated);
+        let (_, sent) = send(world, (World::egress, Port::Uplink), &request, masqueraded, Counter::FragmentTranslated);
         assert_eq!((sent.source.ip(), sent.destination), (net.node, net.remote));
 
         let reply = CUT.of(&long(net.remote, sent.source).bytes());
         let unmasqueraded = &[Counter::ReplyUnmasqueraded];
         let (reply, back) =
-            send(world, (Hook::Ingress, Port::Uplink), &reply, unmasqueraded, Counter::FragmentTranslated);
+            send(world, (World::ingress, Port::Uplink), &reply, unmasqueraded, Counter::FragmentTranslated);
         assert_eq!((back.source, back.destination), (net.remote, net.outside), "only the destination changes");
         let translated = &[Counter::ReplyTranslated];
-        let (_, seen) = send(world, (Hook::Egress, Port::Uplink), &reply, translated, Counter::FragmentTranslated);
+        let (_, seen) = send(world, (World::egress, Port::Uplink), &reply, translated, Counter::FragmentTranslated);
         assert_eq!((seen.source, seen.destination), (net.node_port, net.outside));
     });
 }
@@ -117,15 +106,15 @@ fn fragments_of_a_pod_that_reaches_itself_bear_the_address_of_the_node() {
         spec.backends = vec![BackendSpec { endpoint: pod, local: true }];
         Scene::default().add(world, &spec);
         let request = CUT.of(&long(net.client, net.cluster).bytes());
-        let (request, _) = send(world, (Hook::Ingress, Port::Pod), &request, NEW, Counter::FragmentTranslated);
+        let (request, _) = send(world, (World::ingress, Port::Pod), &request, NEW, Counter::FragmentTranslated);
         let masqueraded = &[Counter::RequestMasqueraded, Counter::MasqueradeAllocated];
-        let (_, sent) = send(world, (Hook::Egress, Port::Pod), &request, masqueraded, Counter::FragmentTranslated);
+        let (_, sent) = send(world, (World::egress, Port::Pod), &request, masqueraded, Counter::FragmentTranslated);
         assert_eq!((sent.source.ip(), sent.destination), (net.node, pod));
         let reply = CUT.of(&long(pod, sent.source).bytes());
         let unmasqueraded = &[Counter::ReplyUnmasqueraded];
-        let (reply, _) = send(world, (Hook::Ingress, Port::Pod), &reply, unmasqueraded, Counter::FragmentTranslated);
+        let (reply, _) = send(world, (World::ingress, Port::Pod), &reply, unmasqueraded, Counter::FragmentTranslated);
         let translated = &[Counter::ReplyTranslated];
-        let (_, seen) = send(world, (Hook::Egress, Port::Pod), &reply, translated, Counter::FragmentTranslated);
+        let (_, seen) = send(world, (World::egress, Port::Pod), &reply, translated, Counter::FragmentTranslated);
         assert_eq!((seen.source, seen.destination), (net.cluster, net.client));
     });
 }
@@ -140,13 +129,14 @@ fn fragments_of_a_reply_between_bridge_ports_are_lifted_to_the_ip_stack() {
         let reply = CUT.of(&long(net.local, net.client).bytes());
         let lifted = &[Counter::ReplyLifted];
         let (lifted, seen) =
-            send(world, (Hook::Ingress, Port::BridgePort), &reply, lifted, Counter::FragmentTranslated);
+            send(world, (World::ingress, Port::BridgePort), &reply, lifted, Counter::FragmentTranslated);
         assert_eq!((seen.source, seen.destination), (net.local, net.client), "addresses stay");
         for fragment in &lifted {
             assert_eq!(fragment[..6], BRIDGE_MAC);
         }
         let translated = &[Counter::ReplyTranslated];
-        let (_, seen) = send(world, (Hook::Egress, Port::BridgePort), &lifted, translated, Counter::FragmentTranslated);
+        let (_, seen) =
+            send(world, (World::egress, Port::BridgePort), &lifted, translated, Counter::FragmentTranslated);
         assert_eq!(seen.source, net.cluster, "egress remembers for itself");
     });
 }
@@ -158,7 +148,7 @@ fn fragments_of_tcp_are_translated_as_those_of_udp() {
         world.ingress(Port::Pod, &tcp(net.client, net.cluster).syn().bytes()).translated(NEW);
         let data = CUT.of(&tcp(net.client, net.cluster).payload(LENGTH).bytes());
         let (_, seen) =
-            send(world, (Hook::Ingress, Port::Pod), &data, &[Counter::RequestTranslated], Counter::FragmentTranslated);
+            send(world, (World::ingress, Port::Pod), &data, &[Counter::RequestTranslated], Counter::FragmentTranslated);
         assert_eq!((seen.source, seen.destination), (net.client, net.remote));
     });
 }
@@ -170,7 +160,7 @@ fn options_and_extension_headers_on_either_side_of_the_fragment_header_are_looke
         for (port, behind_options) in [(1000, false), (1001, true)] {
             let client = SocketAddr::new(net.client.ip(), port);
             let request = Cut { behind_options, ..CUT.named(port) }.of(&long(client, net.cluster).options().bytes());
-            let (_, seen) = send(world, (Hook::Ingress, Port::Pod), &request, NEW, Counter::FragmentTranslated);
+            let (_, seen) = send(world, (World::ingress, Port::Pod), &request, NEW, Counter::FragmentTranslated);
             assert_eq!((seen.source, seen.destination), (client, net.remote));
         }
     });
@@ -217,7 +207,7 @@ fn fragments_to_an_address_of_services_that_are_no_services_pass_behind_the_firs
         world.ingress(Port::Uplink, &datagram[2]).passed(Counter::Fragment);
         // Under the same name, a Service's datagram.
         let datagram = CUT.of(&long(net.outside, net.load_balancer).bytes());
-        let (_, seen) = send(world, (Hook::Ingress, Port::Uplink), &datagram, NEW, Counter::FragmentTranslated);
+        let (_, seen) = send(world, (World::ingress, Port::Uplink), &datagram, NEW, Counter::FragmentTranslated);
         assert_eq!(seen.destination, net.remote);
     });
 }
@@ -251,7 +241,7 @@ fn foreign_fragments_pass_untouched() {
         Scene::default().add(world, &net.service(17));
         let nobody = SocketAddr::new(net.local.ip(), 53);
         let datagram = CUT.of(&long(net.client, nobody).bytes());
-        for hook in [Hook::Ingress, Hook::Egress] {
+        for hook in [World::ingress, World::egress] {
             run(world, hook, Port::Pod, &datagram[0]).passed(Counter::NoService);
             run(world, hook, Port::Pod, &datagram[1]).passed(Counter::Fragment);
             run(world, hook, Port::Pod, &datagram[2]).passed(Counter::Fragment);
@@ -293,16 +283,16 @@ fn a_name_that_is_used_again_means_the_later_datagram() {
         scene.write_at(world, &second, 5, 50, 0);
 
         let first = CUT.of(&long(net.outside, net.node_port).bytes());
-        send(world, (Hook::Ingress, Port::Uplink), &first, NEW, Counter::FragmentTranslated);
+        send(world, (World::ingress, Port::Uplink), &first, NEW, Counter::FragmentTranslated);
         let again = CUT.of(&long(net.outside, other).bytes());
-        let (_, seen) = send(world, (Hook::Ingress, Port::Uplink), &again, NEW, Counter::FragmentTranslated);
+        let (_, seen) = send(world, (World::ingress, Port::Uplink), &again, NEW, Counter::FragmentTranslated);
         assert_eq!(seen.destination, net.local);
         // Now one that is no Service's.
         let foreign = CUT.of(&long(net.outside, SocketAddr::new(net.node, 53)).bytes());
         world.ingress(Port::Uplink, &foreign[0]).passed(Counter::NoService);
         world.ingress(Port::Uplink, &foreign[1]).passed(Counter::Fragment);
         // Another sender's is another datagram.
-        send(world, (Hook::Ingress, Port::Uplink), &first, &[Counter::RequestTranslated], Counter::FragmentTranslated);
+        send(world, (World::ingress, Port::Uplink), &first, &[Counter::RequestTranslated], Counter::FragmentTranslated);
         let other = CUT.of(&long(net.client, net.node_port).bytes());
         world.ingress(Port::Uplink, &other[1]).passed(Counter::Fragment);
     });
@@ -386,7 +376,7 @@ fn an_icmp_error_that_quotes_a_first_fragment_is_translated() {
     everywhere(|world, net| {
         Scene::default().add(world, &net.service(17));
         let request = CUT.of(&long(net.client, net.cluster).bytes());
-        let (sent, _) = send(world, (Hook::Ingress, Port::Pod), &request, NEW, Counter::FragmentTranslated);
+        let (sent, _) = send(world, (World::ingress, Port::Pod), &request, NEW, Counter::FragmentTranslated);
         let error = packet::port_unreachable(net.remote.ip(), net.client.ip(), &sent[0], 1000);
         let outcome = world.egress(Port::Pod, &error).rewritten(&[Counter::IcmpTranslated]);
         // The quoted packet with its ends as the client sent them; behind the error's own headers.
@@ -417,7 +407,7 @@ fn fragments_that_need_no_other_source_bear_the_mark_and_others_do_not() {
                     mark: 77,
                     copies: Vec::new(),
                 };
-                assert_eq!(env.run(world::Hook::Ingress, &mut packet, port.ingress().0), Action::Next);
+                assert_eq!(env.run(world::World::ingress, &mut packet, port.ingress().0), Action::Next);
                 assert_ne!(packet.bytes, fragment, "it is translated");
                 assert_eq!(packet.mark, mark, "{frontend}");
             }
@@ -441,7 +431,7 @@ fn a_sum_of_the_whole_packet_that_a_device_gave_stays_right() {
                 mark: 0,
                 copies: Vec::new(),
             };
-            assert_eq!(env.run(world::Hook::Ingress, &mut packet, Attachment::ETHERNET), Action::Next);
+            assert_eq!(env.run(world::World::ingress, &mut packet, Attachment::ETHERNET), Action::Next);
             assert_ne!(packet.bytes, fragment, "it is translated");
             let Summed::Complete(sum) = packet.summed else { unreachable!("it stays what it is") };
             let difference = checksum::difference(sum, checksum::sum(&packet.bytes[14..]));
