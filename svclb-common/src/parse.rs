@@ -125,20 +125,23 @@ impl Network for Addr4 {
             less[0] = less[0].wrapping_sub(1);
             change = checksum::add(change, checksum::difference(hops as u32, u16::from_ne_bytes(less) as u32));
         }
-        let ends = ipv4::Ends {
-            hops: less,
-            checksum: checksum::update(checksum, change),
-            source: source.address,
-            destination: destination.address,
+        // One value, of which all is written or parts: the stack is small.
+        let whole = ipv4::EndsAndPorts {
+            ends: ipv4::Ends {
+                hops: less,
+                checksum: checksum::update(checksum, change),
+                source: source.address,
+                destination: destination.address,
+            },
+            ports: [source.port, destination.port],
         };
-        let ports = [source.port, destination.port];
         if what.ports && headers.l4 == headers.l3 + ipv4::LENGTH {
-            packet.write(at, &ipv4::EndsAndPorts { ends, ports })?;
+            packet.write(at, &whole)?;
             return Some(0);
         }
-        packet.write(at, &ends)?;
+        packet.write(at, &whole.ends)?;
         if what.ports {
-            packet.write(headers.l4, &ports)?;
+            packet.write(headers.l4, &whole.ports)?;
         }
         Some(0)
     }
@@ -203,15 +206,15 @@ impl Network for Addr6 {
             hop = checksum::difference(u16::from_ne_bytes([next, left]) as u32, u16::from_ne_bytes(less) as u32);
         }
         let at = headers.l3 + ipv6::SOURCE;
-        let ends = [source.address, destination.address];
-        let ports = [source.port, destination.port];
+        let whole =
+            ipv6::EndsAndPorts { ends: [source.address, destination.address], ports: [source.port, destination.port] };
         if what.ports && headers.l4 == headers.l3 + ipv6::LENGTH {
-            packet.write(at, &ipv6::EndsAndPorts { ends, ports })?;
+            packet.write(at, &whole)?;
             return Some(hop);
         }
-        packet.write(at, &ends)?;
+        packet.write(at, &whole.ends)?;
         if what.ports {
-            packet.write(headers.l4, &ports)?;
+            packet.write(headers.l4, &whole.ports)?;
         }
         Some(hop)
     }

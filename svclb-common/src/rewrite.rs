@@ -57,6 +57,12 @@ pub fn forward<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, ends:
         update_crc(packet, headers, Side::Source, ends[0].port)?;
         update_crc(packet, headers, Side::Destination, ends[1].port)?;
     }
+    forward_ends(packet, headers, ends)
+}
+
+/// [`forward`] but for the CRC of SCTP.
+#[inline(never)]
+fn forward_ends<A: Network, F: Frame>(packet: &mut F, headers: &Headers<A>, ends: &[Endpoint<A>; 2]) -> Option<()> {
     let [source, destination] = ends;
     let changed = Changed::by(&headers.sender(), source).and(Changed::by(&headers.receiver(), destination));
     let hop = A::write_ends(packet, headers, ends, changed.address, Parts { ports: true, routed: true })?;
@@ -149,7 +155,8 @@ pub fn forward_addresses<A: Network, F: Frame>(packet: &mut F, headers: &Headers
     write_addresses(packet, headers, ends, true)
 }
 
-#[inline(always)]
+/// A function of its own, whose stack is not its callers'.
+#[inline(never)]
 fn write_addresses<A: Network, F: Frame>(
     packet: &mut F,
     headers: &Headers<A>,
