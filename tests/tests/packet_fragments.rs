@@ -242,9 +242,9 @@ fn foreign_fragments_pass_untouched() {
         let nobody = SocketAddr::new(net.local.ip(), 53);
         let datagram = CUT.of(&long(net.client, nobody).bytes());
         for hook in [World::ingress, World::egress] {
-            run(world, hook, Port::Pod, &datagram[0]).passed(Counter::NoService);
-            run(world, hook, Port::Pod, &datagram[1]).passed(Counter::Fragment);
-            run(world, hook, Port::Pod, &datagram[2]).passed(Counter::Fragment);
+            hook(world, Port::Pod, &datagram[0]).passed(Counter::NoService);
+            hook(world, Port::Pod, &datagram[1]).passed(Counter::Fragment);
+            hook(world, Port::Pod, &datagram[2]).passed(Counter::Fragment);
         }
         // Another protocol, to a cluster IP: nobody's, as a whole packet is.
         let mut other = CUT.of(&long(net.client, net.cluster).bytes());
@@ -407,7 +407,7 @@ fn fragments_that_need_no_other_source_bear_the_mark_and_others_do_not() {
                     mark: 77,
                     copies: Vec::new(),
                 };
-                assert_eq!(env.run(world::World::ingress, &mut packet, port.ingress().0), Action::Next);
+                assert_eq!(env.run(world::Hook::Ingress, &mut packet, port.ingress().0), Action::Next);
                 assert_ne!(packet.bytes, fragment, "it is translated");
                 assert_eq!(packet.mark, mark, "{frontend}");
             }
@@ -431,7 +431,7 @@ fn a_sum_of_the_whole_packet_that_a_device_gave_stays_right() {
                 mark: 0,
                 copies: Vec::new(),
             };
-            assert_eq!(env.run(world::World::ingress, &mut packet, Attachment::ETHERNET), Action::Next);
+            assert_eq!(env.run(world::Hook::Ingress, &mut packet, Attachment::ETHERNET), Action::Next);
             assert_ne!(packet.bytes, fragment, "it is translated");
             let Summed::Complete(sum) = packet.summed else { unreachable!("it stays what it is") };
             let difference = checksum::difference(sum, checksum::sum(&packet.bytes[14..]));
