@@ -176,14 +176,14 @@ async fn follow(
     loop {
         tokio::select! {
             biased;
-            _ = &mut interrupted => bail!("interrupted"),
+            _ = &mut interrupted => bail!("interrupted after {counts}"),
             line = lines.next_line() => {
                 let Some(line) = line.context("read what the tests print")? else { break };
                 std::io::Write::write_all(log, format!("{line}\n").as_bytes()).context("write the tests' log")?;
                 if let Some(said) = counts.take(&line) {
                     progress.line(&said);
                 }
-                progress.now(&format!("{} passed, {} failed", counts.passed, counts.failed));
+                progress.now(&counts.to_string());
             }
         }
     }
@@ -196,12 +196,29 @@ async fn follow(
 struct Counts {
     passed: u32,
     failed: u32,
+    /// How many there will be, of the parts that have begun.
+    chosen: u32,
     named_next: bool,
+}
+
+/// Tests between two lines that say how many are done.
+const LINE: u32 = 20;
+
+impl std::fmt::Display for Counts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { passed, failed, chosen, .. } = self;
+        write!(f, "{passed} passed, {failed} failed of {chosen}")
+    }
 }
 
 impl Counts {
     /// Takes in a line; gives what is to be told at once.
     fn take(&mut self, line: &str) -> Option<String> {
+        if let Some(number) =
+            line.strip_prefix("Will run ").and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok())
+        {
+            self.chosen += number;
+        }
         if std::mem::take(&mut self.named_next) {
             return Some(format!("FAILED {line}"));
         }
@@ -212,7 +229,7 @@ impl Counts {
         } else {
             self.passed += 1;
         }
-        None
+        (!self.named_next && (self.passed + self.failed).is_multiple_of(LINE)).then(|| self.to_string())
     }
 }
 
@@ -253,5 +270,13 @@ mod tests {
             Some("FAILED [sig-network] Services should fail".into())
         );
         assert_eq!((counts.passed, counts.failed), (1, 1));
+    }
+
+    #[test]
+    fn how_many_are_done_is_told_now_and_then() {
+        let mut counts = Counts::default();
+        assert_eq!(counts.take("Will run 167 of 1001 specs"), None);
+        let told: Vec<_> = (0..LINE).filter_map(|_| counts.take("• [1.0 seconds]")).collect();
+        assert_eq!(told, ["20 passed, 0 failed of 167"]);
     }
 }

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod bench;
 mod ci;
 mod e2e;
+mod fuzz;
 mod kubectl;
 mod parity;
 mod process;
@@ -43,6 +44,7 @@ enum Command {
     E2e(e2e::Args),
     Bench(bench::Args),
     Sequences(sequences::Args),
+    Fuzz(fuzz::Args),
     Setup(setup::Args),
     Test(test::Args),
     Tidy(tidy::Args),
@@ -69,6 +71,7 @@ impl Command {
             Self::E2e(args) => e2e::run(args),
             Self::Bench(args) => bench::run(args),
             Self::Sequences(args) => sequences::run(args),
+            Self::Fuzz(args) => fuzz::run(args),
             Self::Setup(args) => setup::run(args),
             Self::Test(args) => test::run(args),
             Self::Tidy(args) => tidy::run(args),

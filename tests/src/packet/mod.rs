@@ -486,8 +486,13 @@ fn quotation(bytes: &[u8]) -> (SocketAddr, SocketAddr) {
             (IpAddr::from(header.source), IpAddr::from(header.destination), header.header_len())
         }
         Some(NetHeaders::Ipv6(header, _)) => {
-            let extensions = if header.next_header == IpNumber::IPV6_FRAGMENTATION_HEADER { 8 } else { 0 };
-            (IpAddr::from(header.source), IpAddr::from(header.destination), 40 + extensions)
+            // Those of tests have 8 bytes.
+            let extensions = [IpNumber::IPV6_FRAGMENTATION_HEADER, IpNumber::IPV6_DESTINATION_OPTIONS];
+            let (mut next, mut end) = (header.next_header, 40);
+            while extensions.contains(&next) {
+                (next, end) = (IpNumber(bytes[end]), end + 8);
+            }
+            (IpAddr::from(header.source), IpAddr::from(header.destination), end)
         }
         other => panic!("no IP packet quoted: {other:?}"),
     };

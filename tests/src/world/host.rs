@@ -138,7 +138,7 @@ impl Packet for HostPacket {
 }
 
 /// The tables of one family.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HostTables<A: FamilyAddress> {
     /// What the agent writes.
     pub agent: FakeTables<A>,
@@ -205,7 +205,7 @@ impl<A: FamilyAddress> HostTables<A> {
 }
 
 /// Everything around the datapath, in memory.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct HostEnv {
     /// CONFIG.
     pub config: Config,
@@ -245,11 +245,12 @@ impl HostEnv {
     }
 
     /// Counters by number.
-    pub fn counters(&self) -> Vec<u64> {
-        self.counters.borrow().to_vec()
+    pub fn counters(&self) -> [u64; COUNTER_SLOTS as usize] {
+        *self.counters.borrow()
     }
 
-    /// Runs a hook.
+    /// Runs a hook. For the fuzzer it is compiled with its caller, which has the counters that guide it.
+    #[cfg_attr(feature = "fuzz", inline)]
     pub fn run(&self, hook: Hook, packet: &mut HostPacket, attachment: Attachment) -> Action {
         let mut scratch = Scratch::default();
         let action = match hook {

@@ -12,6 +12,7 @@ use svclb_common::schema::{
     AddressSet, Affinity, AffinityKey, Backend, Bucket, Details, Device, Fragment, FragmentKey, FrontendBucket,
     Masquerade, MasqueradeKey, Plain, Service, SlotPair, SourceRange,
 };
+use svclb_common::verdict::COUNTER_SLOTS;
 use svclb_userspace::bpf::load::{self, Object, Options, XDP_PROGRAM};
 use svclb_userspace::bpf::pod::Pod;
 use svclb_userspace::bpf::sys;
@@ -219,10 +220,9 @@ impl KernelEnv {
     ///
     /// # Panics
     /// If the map cannot be read.
-    pub fn counters(&self) -> Vec<u64> {
-        (0..self.counters.len())
-            .map(|number| self.counters.get(&number, 0).expect("COUNTERS can be read").iter().sum())
-            .collect()
+    pub fn counters(&self) -> [u64; COUNTER_SLOTS as usize] {
+        let sums = sys::read_sums(IterableMap::map(&self.counters).fd(), COUNTER_SLOTS).expect("COUNTERS can be read");
+        sums.try_into().expect("as many counters as there are slots")
     }
 
     /// Buckets of FLOWS, then those of SPILL.

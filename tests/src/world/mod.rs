@@ -28,7 +28,7 @@ use svclb_common::env::TICK_SHIFT;
 use svclb_common::route::Route;
 use svclb_common::schema::{Device, LAYOUT};
 use svclb_common::service::{device_flag, role};
-use svclb_common::verdict::{Action, Counter};
+use svclb_common::verdict::{Action, COUNTER_SLOTS, Counter};
 use svclb_userspace::plan::Limits;
 
 /// What a device is to a packet test.
@@ -331,6 +331,15 @@ impl World {
         Self::around(Machine::Kernel(Box::new(env)), &config)
     }
 
+    /// Another node on the host, to which all of this has happened, too.
+    ///
+    /// # Panics
+    /// If this one is in the kernel.
+    pub fn twin(&self) -> Self {
+        let Machine::Host(env) = &self.machine else { panic!("a node in the kernel has no twin") };
+        Self { machine: Machine::Host(env.clone()), ..*self }
+    }
+
     const fn around(machine: Machine, config: &Config) -> Self {
         Self { machine, config: *config, now: 1000, random: 1, node: (NODE4, NODE6) }
     }
@@ -410,20 +419,23 @@ impl World {
     }
 
     /// A packet enters by a device.
+    #[cfg_attr(feature = "fuzz", inline)]
     pub fn ingress(&mut self, port: Port, packet: &[u8]) -> Outcome {
         let (attachment, program) = port.ingress();
         self.run(Hook::Ingress, port, attachment, program, packet)
     }
 
     /// A packet leaves by a device.
+    #[cfg_attr(feature = "fuzz", inline)]
     pub fn egress(&mut self, port: Port, packet: &[u8]) -> Outcome {
         self.run(Hook::Egress, port, Attachment::ETHERNET, "egress", packet)
     }
 
+    #[cfg_attr(feature = "fuzz", inline)]
     fn run(&mut self, hook: Hook, port: Port, attachment: Attachment, program: &str, packet: &[u8]) -> Outcome {
         let counters = self.counters();
         let device = port.record(self.node);
-        let (action, bytes, copies, onward) = match &mut self.machine {
+        let (action, bytes, copies, onward, after) = match &mut self.machine {
             Machine::Host(env) => {
                 env.now.set(self.now);
                 env.random.set(self.random);
@@ -438,7 +450,8 @@ impl World {
                 };
                 let action = env.run(hook, &mut packet, attachment);
                 self.random = env.random.get();
-                (hook.number(action, env.onward.get().device), packet.bytes, packet.copies, env.onward.get())
+                let forwarded = hook.number(action, env.onward.get().device);
+                (forwarded, packet.bytes, packet.copies, env.onward.get(), env.counters())
             }
             Machine::Kernel(env) => {
                 env.set_time(self.now, self.random);
@@ -448,12 +461,12 @@ impl World {
                 self.random = env.random();
                 // The counter of the only packets that are copied.
                 let cut = Counter::RefusedGoneBackend as usize;
-                let copies = env.copies(env.counters()[cut] - counters[cut]);
-                (ran.action, ran.bytes, copies, env.onward())
+                let after = env.counters();
+                let copies = env.copies(after[cut] - counters[cut]);
+                (ran.action, ran.bytes, copies, env.onward(), after)
             }
         };
-        let moved = self
-            .counters()
+        let moved = after
             .iter()
             .zip(&counters)
             .enumerate()
@@ -465,7 +478,7 @@ impl World {
     }
 
     /// Counters by number.
-    pub fn counters(&self) -> Vec<u64> {
+    pub fn counters(&self) -> [u64; COUNTER_SLOTS as usize] {
         match &self.machine {
             Machine::Host(env) => env.counters(),
             Machine::Kernel(env) => env.counters(),

@@ -17,6 +17,8 @@ pub(crate) enum Need {
     EndToEnd,
     /// An emulator for other kernels.
     Vm,
+    /// A compiler for libFuzzer.
+    Fuzz,
 }
 
 impl Need {
@@ -27,6 +29,7 @@ impl Need {
             Self::Cluster => "cluster tests",
             Self::EndToEnd => "end-to-end tests",
             Self::Vm => "other kernels",
+            Self::Fuzz => "fuzzing",
         }
     }
 }
@@ -148,6 +151,7 @@ const ITEMS: &[Item] = &[
     tool!(EndToEnd, "runc", "runc", "starting containers"),
     tool!(EndToEnd, "busybox", "busybox-static", "the image busybox"),
     tool!(EndToEnd, "unshare", "util-linux", "namespaces of the nodes"),
+    tool!(Fuzz, "c++", "g++", "building libFuzzer"),
     tool!(Vm, "qemu-system-x86_64", "qemu-system-x86", "starting other kernels"),
     tool!(Vm, "busybox", "busybox-static", "the root file system of the machine under test"),
     tool!(Vm, "cpio", "cpio", "packing the root file system"),

@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::Result;
-use aya::maps::{MapData, PerCpuArray};
+use anyhow::{Context as _, Result};
+use aya::maps::{IterableMap as _, MapData, PerCpuArray};
 use serde::Serialize;
 use svclb_common::verdict::Counter;
 
 use super::Row;
 use crate::bpf::pod::Pod;
+use crate::bpf::sys;
 use crate::tables::bpf::pinned;
 
 /// A counter of the packet path.
@@ -31,13 +32,12 @@ impl Row for CounterRow {
 /// All counters, summed over CPUs.
 pub(super) fn all(pins: &Path) -> Result<Vec<CounterRow>> {
     let map: PerCpuArray<MapData, Pod<u64>> = pinned(pins, "COUNTERS")?;
-    let mut rows = Vec::new();
-    for counter in Counter::ALL {
-        let per_cpu = map.get(&u32::from(*counter as u8), 0)?;
-        let count = per_cpu.iter().map(|count| count.0).sum();
-        rows.push(CounterRow { name: counter.label(), count, meaning: counter.meaning() });
-    }
-    Ok(rows)
+    let sums = sys::read_sums(map.map().fd(), map.len()).context("reading COUNTERS")?;
+    let row = |counter: &Counter| {
+        let count = sums.get(*counter as usize).copied()?;
+        Some(CounterRow { name: counter.label(), count, meaning: counter.meaning() })
+    };
+    Ok(Counter::ALL.iter().filter_map(row).collect())
 }
 
 /// Counters of packets that did not get through.
