@@ -2,9 +2,10 @@
 //! byte for byte, what its receiver has sent, however little of it.
 
 use std::net::{IpAddr, SocketAddr};
+use svclb_common::config::flag as config_flag;
 use svclb_common::service::{flag, scope};
 use svclb_common::verdict::Counter;
-use svclb_tests::packet::{self, Frame, Problem, Seen, error};
+use svclb_tests::packet::{self, Frame, Problem, Seen, error, tcp};
 use svclb_tests::world::{BackendSpec, Net, Port, Scene, ServiceSpec, World};
 
 /// How a client reaches a backend.
@@ -265,6 +266,28 @@ fn an_error_about_a_flow_that_is_unknown_passes_untouched() {
             world.egress(near, &about).passed(Counter::NoService);
             let about = error(problem, (router(net), path.frontend.ip()), &reply, 548);
             world.ingress(near, &about).passed(Counter::IcmpWithoutFlow);
+        }
+    });
+}
+
+#[test]
+fn an_error_about_a_flow_in_the_place_of_a_masqueraded_one_says_nothing_of_that_one() {
+    World::each(|world| {
+        for net in Net::both() {
+            let path = paths(&net).swap_remove(0);
+            let (near, far) = path.devices;
+            Scene::default().add(world, &service(&path, &net, 6));
+            let request = tcp(path.client, path.frontend).syn();
+            world.configure(|config| config.flags |= config_flag::MASQUERADE_ALL);
+            let before = walk(world, &path, &request, |from, to| tcp(from, to).rst()).request;
+            assert_eq!(packet::read(&before[2]).source.ip(), net.node, "the flow before is masqueraded");
+            world.configure(|config| config.flags &= !config_flag::MASQUERADE_ALL);
+            let Stages { request, reply } = walk(world, &path, &request, |from, to| tcp(from, to).syn_ack());
+            assert_eq!(packet::read(&request[2]).source, path.client, "this one keeps its source");
+            let about = error(Problem::PortUnreachable, (path.client.ip(), path.frontend.ip()), &reply[2], 548);
+            let entered = world.ingress(near, &about);
+            entered.translated(&[Counter::IcmpTranslated]);
+            world.egress(far, &entered.bytes).passed(Counter::NoService);
         }
     });
 }

@@ -130,14 +130,15 @@ pub fn egress<A: Network, P: Packet, E: Env + Tables<A>>(packet: &mut P, env: &E
     if !flow_table::find(env, &mut work.lookup, By::Backend, now) {
         return pass(env, Counter::IcmpWithoutFlow);
     }
-    match flow_table::masquerade_of(env, &work.lookup.found, now) {
-        Some((ours, _)) => {
-            let done = translate(packet, work, Side::Destination, &ours, true);
-            translated(env, done, Counter::IcmpTranslated)
-        }
-        // As the backend has sent it.
-        None => pass(env, Counter::NoService),
+    // Of a flow that is not masqueraded the details are those of one that had its place before.
+    if work.lookup.found.way.meta().is_masqueraded()
+        && let Some((ours, _)) = flow_table::masquerade_of(env, &work.lookup.found, now)
+    {
+        let done = translate(packet, work, Side::Destination, &ours, true);
+        return translated(env, done, Counter::IcmpTranslated);
     }
+    // As the backend has sent it.
+    pass(env, Counter::NoService)
 }
 
 /// Rewrites one end of the quotation and, if `outer_too`, the address of the message on the opposite side
