@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use svclb_common::config::{Ports, Prefix, flag as config_flag};
-use svclb_common::service::flag;
+use svclb_common::service::{flag, scope};
 use svclb_common::verdict::Counter;
 use svclb_tests::packet::{self, Frame, tcp, udp};
-use svclb_tests::world::{BRIDGE_MAC, BackendSpec, Net, Port, Scene, World};
+use svclb_tests::world::{BRIDGE_MAC, BackendSpec, Net, Port, Scene, ServiceSpec, World};
 
 #[test]
 fn a_request_to_a_cluster_ip_gets_a_backend_and_its_reply_the_frontend() {
@@ -388,6 +388,37 @@ fn one_client_port_cannot_reach_one_backend_through_two_frontends() {
         Scene::default().add(world, &net.service(protocol));
         world.ingress(Port::Pod, &frame(net.client, net.cluster).bytes());
         world.ingress(Port::Pod, &frame(net.client, net.load_balancer).bytes()).dropped(Counter::TupleTaken);
+    });
+}
+
+#[test]
+fn one_client_port_cannot_reach_one_backend_twice_where_its_flows_stand_in_two_buckets() {
+    World::each(|world| {
+        for net in Net::both() {
+            let frontend = |n: u16| SocketAddr::new(net.cluster.ip(), 100 + n);
+            let service = |n: u16, port: u16| ServiceSpec {
+                frontends: vec![(frontend(n), scope::CLUSTER)],
+                backends: vec![BackendSpec { endpoint: SocketAddr::new(net.remote.ip(), port), local: false }],
+                ..net.service(17)
+            };
+            let mut scene = Scene::default();
+            // The last two have one backend.
+            let numbers: Vec<u32> = (0..9).map(|n| scene.add(world, &service(n, 8000 + n.min(7)))).collect();
+            let ask = |world: &mut World, n: u16| world.ingress(Port::Pod, &udp(net.client, frontend(n)).bytes());
+            ask(world, 0);
+            world.wait(20);
+            for n in 1..7 {
+                ask(world, n).translated(&[Counter::RequestTranslated, Counter::FlowCreated]);
+            }
+            ask(world, 7).translated(&[Counter::RequestTranslated, Counter::FlowCreated, Counter::FlowSpilled]);
+            // The first one is over: there is room beside the others, but the one with this backend stands elsewhere.
+            world.wait(15);
+            ask(world, 8).dropped(Counter::TupleTaken);
+            // That one is to get a backend that one of the others has.
+            scene.drop_backends(world, net.client.is_ipv6(), numbers[7], 1);
+            scene.write(world, &service(7, 8001), numbers[7], 20, 0);
+            ask(world, 7).dropped(Counter::TupleTaken);
+        }
     });
 }
 

@@ -47,6 +47,9 @@ pub(crate) struct Args {
 /// Bytes of an input at most: some 200 packets.
 const LONGEST: &str = "-max_len=2048";
 
+/// Bytes of an input that is kept, so that all of them fit into a small file.
+const KEPT: &str = "-max_len=384";
+
 /// What is written to target/fuzz.json.
 #[derive(serde::Serialize)]
 struct Record {
@@ -243,7 +246,7 @@ fn keep(inputs: &Path, kept: &Path, home: &Path, log: &Path) -> Result<()> {
     }
     fs::create_dir_all(&least).with_context(|| format!("making the folder {}", least.display()))?;
     let progress = Progress::start("looking for the least inputs that reach as much");
-    process::run(fuzzer().args(["-set_cover_merge=1", LONGEST]).args([&least, inputs]), log, |line| {
+    process::run(fuzzer().args(["-set_cover_merge=1", KEPT]).args([&least, inputs]), log, |line| {
         progress.now(line);
     })?;
     progress.end("done");

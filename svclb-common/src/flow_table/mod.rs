@@ -162,6 +162,18 @@ fn release<A: Address, T: Tables<A>>(tables: &T, displaced: &Displaced<A>) {
     }
 }
 
+/// Whether a live flow of the client has the new flow's backend already. Asked where flows of one bucket stand in SPILL,
+/// too: under the lock of either bucket only its own are seen.
+#[inline(always)]
+fn is_taken<A: Address, E: Env + Tables<A>>(env: &E, new: &NewFlow<A>, lookup: &mut Lookup<A>) -> bool {
+    let (frontend, place, index) = (lookup.key.other, lookup.found.place, lookup.found.index);
+    lookup.key.other = new.way.backend_endpoint();
+    let found = env.find_entry(lookup, By::Backend);
+    lookup.key.other = frontend;
+    (lookup.found.place, lookup.found.index) = (place, index);
+    found && lookup.found.way.frontend_endpoint() != frontend
+}
+
 /// Enters a flow. `lookup` holds the answer to the search for it that came before; `over`: the live entry found
 /// there is replaced, at its place.
 #[inline(always)]
@@ -172,6 +184,9 @@ pub fn enter<A: Address, E: Env + Tables<A>>(
     over: bool,
 ) -> Inserted {
     new.from_spill = Peek(lookup.found.index).is_found() && lookup.found.place.spill;
+    if lookup.found.place.spill && is_taken(env, new, lookup) {
+        return Inserted::Conflict;
+    }
     new.displaced.ours.port = Be16::ZERO;
     let inserted = env.insert(new, over);
     release(env, &new.displaced);
