@@ -335,6 +335,7 @@ impl World {
     ///
     /// # Panics
     /// If this one is in the kernel.
+    #[must_use]
     pub fn twin(&self) -> Self {
         let Machine::Host(env) = &self.machine else { panic!("a node in the kernel has no twin") };
         Self { machine: Machine::Host(env.clone()), ..*self }
