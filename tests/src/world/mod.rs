@@ -451,8 +451,8 @@ impl World {
                 };
                 let action = env.run(hook, &mut packet, attachment);
                 self.random = env.random.get();
-                let forwarded = hook.number(action, env.onward.get().device);
-                (forwarded, packet.bytes, packet.copies, env.onward.get(), env.counters())
+                let told = hook.number(action, env.onward.get().device);
+                (told, packet.bytes, packet.copies, env.onward.get(), env.counters())
             }
             Machine::Kernel(env) => {
                 env.set_time(self.now, self.random);
