@@ -163,8 +163,9 @@ fn release<A: Address, T: Tables<A>>(tables: &T, displaced: &Displaced<A>) {
 }
 
 /// Whether a live flow of the client has the new flow's backend already. Asked where flows of one bucket stand in SPILL,
-/// too: under the lock of either bucket only its own are seen.
-#[inline(always)]
+/// too: under the lock of either bucket only its own are seen. A function of its own, whose stack is not below that of
+/// [`insert`].
+#[inline(never)]
 fn is_taken<A: Address, E: Env + Tables<A>>(env: &E, new: &NewFlow<A>, lookup: &mut Lookup<A>) -> bool {
     let (frontend, place, index) = (lookup.key.other, lookup.found.place, lookup.found.index);
     lookup.key.other = new.way.backend_endpoint();
