@@ -162,7 +162,7 @@ fn warn_of_passed_chains() {
     match host::netfilter::forward_chains() {
         Ok(chains) if chains.is_empty() => warn!("{PAST}"),
         Ok(chains) => warn!("{PAST}: {}", chains.join(", ")),
-        Err(error) => warn!("{PAST}; its chains cannot be read: {error}"),
+        Err(error) => warn!("{PAST}; its chains cannot be read ({error}), `nft list ruleset` shows them"),
     }
 }
 
@@ -519,7 +519,7 @@ impl Agent {
         match self.try_rebuild() {
             Ok(()) => info!("interest bitmaps rebuilt"),
             Err(error) => {
-                warn!(%error, "interest bitmaps not rebuilt; they work as before, if slower");
+                warn!(%error, "interest bitmaps not rebuilt; they work as before, if slower, and it is tried again");
             }
         }
     }
